@@ -1,0 +1,23 @@
+"""Fashion-MNIST image classification with PyTorch Lightning."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `import fmnist` and `fmnist --version` do not pay for torch.
+_PUBLIC = {
+    "MLP": "mlp",
+    "ImageClassifier": "classifier",
+    "FashionMNISTDataModule": "datamodule",
+    "FashionMNIST": "sources",
+    "History": "history",
+    "UserError": "errors",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -1,0 +1,96 @@
+"""Entry point: ``python -m fmnist VERB`` and the console script ``fmnist``.
+
+It picks the verb before anything heavy is imported, and turns errors into exit codes: 0 done,
+2 the user can mend it, 130 Ctrl-C, 143 SIGTERM. ``FMNIST_DEBUG=1`` shows tracebacks.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from fmnist import __version__
+from fmnist.errors import UserError
+
+VERBS = {
+    "fit": "train a model on Fashion-MNIST, or continue a training",
+    "validate": "evaluate a trained model on the validation images",
+    "test": "evaluate a trained model on the official test images",
+    "prepare": "fetch and verify the data, and describe it",
+}
+HELP = f"""usage: fmnist VERB [options]
+
+{__doc__.splitlines()[0]}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The words after the program's name; those of the process if not given.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        return _complain(str(error))
+    except BrokenPipeError:  # the reader of the output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _complain(f"{error.filename or 'input or output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as error:
+        return _exit_code(error)
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+    elif argv[0] == "--version":
+        print(f"fmnist {__version__}")
+    elif argv[0] in VERBS:
+        from fmnist import cli  # imports torch
+
+        cli.run(argv[0], argv[1:])
+    else:
+        near = difflib.get_close_matches(argv[0], VERBS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(VERBS)}"
+        raise UserError(f"there is no verb '{argv[0]}': {hint}")
+    return 0
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+    return f"""usage: fmnist VERB [options]
+
+Classifies images of clothing with a multilayer perceptron.
+
+verbs:
+{verbs}
+
+'fmnist VERB --help' shows the options of a verb. Start with:
+  python -m fmnist fit --config configs/mlp.yaml"""
+
+
+def _complain(message: str) -> int:
+    if os.environ.get("FMNIST_DEBUG"):
+        raise
+    print(f"fmnist: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _exit_code(error: SystemExit) -> int:
+    if type(error).__name__ == "SIGTERMException":  # Lightning's; named here without importing it
+        return 143
+    if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
+        return 130
+    return error.code if isinstance(error.code, int) else int(error.code is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

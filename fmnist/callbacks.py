@@ -1,0 +1,105 @@
+"""What every run of the command line carries: its folder, its checkpoints, its progress bar."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from fmnist import runs
+from fmnist.atomic import atomic_path
+from fmnist.history import History
+
+SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
+
+
+class RunFolder(SaveConfigCallback):
+    """Gives the run its folder, once the data is there and every setting has been accepted.
+
+    Args:
+        parser: Parser of the command line.
+        config: The parsed settings, which are saved as ``config.yaml``.
+        checkpoint: Checkpoint to continue from, if it is a file: a run keeps its folder.
+        tensorboard: Whether to write TensorBoard events.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, checkpoint: Path, tensorboard: bool) -> None:
+        super().__init__(parser, config)
+        self.checkpoint = checkpoint
+        self.tensorboard = tensorboard
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claims a folder, or takes that of the resumed run, and sends everything there."""
+        if stage != "fit":
+            return
+        folder = trainer.strategy.broadcast(self._claim(trainer) if trainer.is_global_zero else Path())
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunCheckpoint):
+                callback.dirpath = str(folder / "checkpoints")
+            elif isinstance(callback, History):
+                callback.dirpath = str(folder)
+        if self.tensorboard:
+            logs = folder.parent
+            trainer.loggers = [_TensorBoard(logs.parent, logs.name, folder.name, default_hp_metric=False)]
+        if trainer.is_global_zero:
+            with atomic_path(folder / "config.yaml") as part:
+                part.write_text(self._dump(), encoding="utf-8")
+
+    def _claim(self, trainer: Trainer) -> Path:
+        known = runs.run_folder(self.checkpoint)
+        return known or runs.claim(Path(os.path.relpath(trainer.default_root_dir)))
+
+    def _dump(self) -> str:
+        shared = Namespace(**{key: self.config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]
+        return str(self.parser.dump(shared, skip_none=False, skip_validation=True))
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that always has the same name, and whose record survives when the run is moved."""
+
+    def __init__(self, filename: str, monitor: str | None = None) -> None:
+        super().__init__(filename=filename, monitor=monitor, mode="max", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the record of a checkpoint, with its paths changed to where the run is now."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+        moved = {key: here(value) if key.endswith("_path") else value for key, value in state_dict.items()}
+        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**moved, "dirpath": self.dirpath})
+
+
+def run_checkpoints(validated: bool) -> list[RunCheckpoint]:
+    """Makes the keepers of ``best.ckpt`` and ``last.ckpt``.
+
+    They are two, as ``save_last`` writes only when the best has improved
+    (https://github.com/Lightning-AI/pytorch-lightning/pull/21244).
+
+    Args:
+        validated: Whether there is a validation accuracy; without one, best is the last.
+    """
+    return [RunCheckpoint("best", monitor="val/acc" if validated else None), RunCheckpoint("last")]
+
+
+class EpochBar(TQDMProgressBar):
+    """Lightning's progress bar, with epochs counted from one as everywhere else."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Shows which epoch begins."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+
+class _TensorBoard(TensorBoardLogger):
+    """A TensorBoardLogger without a ``hparams.yaml``: the run has its ``config.yaml``."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()

@@ -1,0 +1,199 @@
+"""The training system around the network: loss, optimizer, schedule, metrics."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from fmnist.errors import UserError
+from fmnist.metrics import LossAndAccuracy
+from fmnist.mlp import MLP
+from fmnist.seeds import mix_seeds
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+class ImageClassifier(LightningModule):
+    """An MLP trained with cross-entropy.
+
+    Args:
+        hidden_dims: Width of each hidden layer.
+        dropout: Probability with which a hidden unit is zeroed in training, in [0, 1).
+        normalization: Batch normalization in each hidden layer, or none.
+        activation: Non-linearity of the hidden layers.
+        mean: Mean of the pixels on a scale from 0 to 1; Fashion-MNIST's by default.
+        std: Standard deviation of the pixels on the same scale.
+        optimizer: Optimizer class and its settings, such as ``SGD`` with ``lr``.
+        lr_schedule: Course of the learning rate over all steps, after the warm-up.
+        warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
+        label_smoothing: Share of the target spread evenly over all classes, in training only.
+        class_names: Names of the classes; taken from the data if not given.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        hidden_dims: Sequence[int] = (512, 512),
+        dropout: float = 0.0,
+        normalization: Literal["none", "batch"] = "none",
+        activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+        mean: float = 0.2860,
+        std: float = 0.3530,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
+        lr_schedule: Schedule = "constant",
+        warmup_ratio: float = 0.0,
+        label_smoothing: float = 0.0,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        # Plain values only, so that every checkpoint loads with weights_only=True.
+        self.hparams["hidden_dims"] = list(hidden_dims)
+        self.hparams["optimizer"] = describe_optimizer(optimizer)
+        self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+        self.optimizer = optimizer
+        self.network: nn.Module | None = None
+        self.register_buffer("temperature", torch.ones(()))
+        self.train_metrics = LossAndAccuracy()
+        self.val_metrics = LossAndAccuracy()
+        self.test_metrics = LossAndAccuracy()
+        self.seed = 0
+        if class_names is not None:
+            self.network = self._build()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes)."""
+        return self.network(images)  # type: ignore[no-any-return, misc]
+
+    def setup(self, stage: str) -> None:
+        """Notes the seed of the run, before anything is drawn."""
+        self.seed = torch.initial_seed()
+
+    def configure_model(self) -> None:
+        """Builds the network for the classes of the data, or checks that they are the known ones."""
+        data = self._trainer.datamodule if self._trainer else None  # type: ignore[attr-defined]
+        found = getattr(data, "class_names", None)
+        known = self.hparams["class_names"]
+        if known is None and found is None:
+            raise UserError("the classes are unknown: give ImageClassifier class_names, or train with a data module")
+        if known and found and known != found:
+            raise UserError(f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
+        if self.network is None:
+            self.hparams["class_names"] = known or found
+            self.network = self._build()
+
+    def _build(self) -> MLP:
+        names = ("hidden_dims", "dropout", "normalization", "activation", "mean", "std")
+        return MLP(len(self.hparams["class_names"]), **{name: self.hparams[name] for name in names})
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Returns the loss of a batch."""
+        return self._step(batch, self.train_metrics, self.hparams["label_smoothing"])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds a batch to the validation metrics."""
+        self._step(batch, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Adds a batch to the test metrics."""
+        self._step(batch, self.test_metrics)
+
+    def _step(self, batch: tuple[Tensor, Tensor], metrics: LossAndAccuracy, label_smoothing: float = 0.0) -> Tensor:
+        images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        metrics.update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Makes the randomness of the epoch a function of seed, epoch and rank."""
+        torch.manual_seed(mix_seeds(self.seed, self.current_epoch, self.global_rank))
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """Logs the epoch with its last batch: callbacks read it before ``on_train_epoch_end`` comes here."""
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            self._log_epoch("train", self.train_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation metrics."""
+        self._log_epoch("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics and the number of samples they come from."""
+        self.log("test/num_samples", self.test_metrics.compute()["count"].float())
+        self._log_epoch("test", self.test_metrics)
+
+    def _log_epoch(self, stage: str, metrics: LossAndAccuracy) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        if stage == "train" and not values["loss"].isfinite():  # before any checkpoint is written
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise UserError(
+                f"the training loss is {values['loss']:f} after epoch {self.current_epoch + 1} at learning rate "
+                f"{rate:.3g}: lower --model.optimizer.lr"
+            )
+        logged = {f"{stage}/{name}": values[name] for name in ("loss", "acc")}
+        self.log_dict(logged, prog_bar=True, on_step=False, on_epoch=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Returns the optimizer and its schedule; biases and norms are exempt from weight decay."""
+        weights = [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = self.optimizer([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+        if self.hparams["lr_schedule"] == "constant" and not self.hparams["warmup_ratio"]:
+            return optimizer
+        factor = partial(
+            learning_rate_factor,
+            total=self.trainer.estimated_stepping_batches,
+            warmup_ratio=self.hparams["warmup_ratio"],
+            schedule=self.hparams["lr_schedule"],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule: Schedule) -> float:
+    """Returns what the learning rate is multiplied by.
+
+    Args:
+        step: Optimization steps done so far.
+        total: Optimization steps of the whole training.
+        warmup_ratio: Share of ``total`` in which the factor rises linearly to 1.
+        schedule: Course from there on: ``constant`` stays 1, the others fall to 0 at ``total``.
+    """
+    if math.isinf(total):
+        raise UserError("a learning rate schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    warmup = round(warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total - warmup)
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1 - progress if schedule == "linear" else 1.0
+
+
+def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
+    """Writes an optimizer down as plain values, by looking at the one it makes.
+
+    Args:
+        optimizer: Makes an optimizer of parameters.
+
+    Returns:
+        Its ``class_path`` and ``init_args``, as the command line writes them.
+    """
+    made = optimizer([nn.Parameter(torch.zeros(1))])
+    known = inspect.signature(type(made)).parameters
+    plain = (bool, int, float, str, list, tuple, type(None))
+    return {
+        "class_path": f"{type(made).__module__}.{type(made).__qualname__}",
+        "init_args": {k: v for k, v in made.defaults.items() if k in known and isinstance(v, plain)},
+    }

@@ -1,0 +1,228 @@
+"""The command line: LightningCLI for fit, validate and test; a plain function for prepare."""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from fmnist import runs
+from fmnist.callbacks import SHARED_KEYS, EpochBar, RunCheckpoint, RunFolder, run_checkpoints
+from fmnist.checkpoint import Checkpoint, read_checkpoint, read_run_settings
+from fmnist.classifier import ImageClassifier
+from fmnist.datamodule import FashionMNISTDataModule
+from fmnist.errors import UserError
+from fmnist.history import History
+from fmnist.prepare import prepare
+from fmnist.report import write_metrics
+
+DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
+RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
+
+
+def run(verb: str, argv: list[str]) -> None:
+    """Runs a verb with the words typed after it."""
+    _quiet()
+    try:
+        if verb == "prepare":
+            _prepare(argv)
+        else:
+            _CLI(verb, argv)
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+
+
+class _Parser(LightningArgumentParser):
+    """Reports a mistake as one line, with the nearest option for an unknown one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # a misspelt option is not taken for another
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: --([^\s=]+)", message)
+        if unknown:
+            name = unknown[1] or unknown[2]
+            options = getattr(ex, "subcommand_parser", self).get_defaults().keys(branches=True)
+            near = difflib.get_close_matches(name, options, n=1)
+            message = f"there is no option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
+        raise UserError(message[:400]) from ex
+
+
+class _CLI(LightningCLI):
+    """LightningCLI for one verb, with checkpoints resolved and runs kept in folders of their own."""
+
+    def __init__(self, verb: str, argv: list[str]) -> None:
+        self.verb = verb
+        self.checkpoint_path = Path()
+        self.checkpoint: Checkpoint = {}
+        super().__init__(
+            ImageClassifier,
+            FashionMNISTDataModule,
+            save_config_callback=RunFolder if verb == "fit" else None,
+            trainer_defaults={
+                "max_epochs": 10,
+                "devices": 1,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=42,
+            parser_kwargs={"prog": "fmnist"},
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            args=[verb, *argv],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Returns this verb alone: building the options of the others would take seconds."""
+        return {self.verb: super().subcommands()[self.verb]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Names the default source in the parser, so that ``--data.source.root X`` works by itself."""
+        parser.set_defaults(DEFAULT_SOURCE)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses the words typed, on top of the settings of the run that the checkpoint belongs to."""
+        words = list(args)
+        typed = _scan(words)
+        asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
+        if typed.ckpt_path or not (self.verb == "fit" or asks_for_help):
+            self.checkpoint_path = _resolve(typed.ckpt_path, Path(typed.default_root_dir or "."))
+            self.checkpoint = read_checkpoint(self.checkpoint_path)
+            inherited = read_run_settings(self.checkpoint_path, SHARED_KEYS if self.verb == "fit" else ("data",))
+            words[1:1] = ["--config", json.dumps(inherited)]
+            words += ["--ckpt_path", str(self.checkpoint_path)]
+        self.config = parser.parse_args(words)
+
+    def _parse_ckpt_path(self) -> None:
+        """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
+        if not self.checkpoint:
+            return
+        asked = self.config[self.verb].model
+        kept = {k: v for k, v in self.checkpoint["hyper_parameters"].items() if not k.startswith("_")}
+        self.config = self.parser.parse_object({self.verb: {"model": kept}}, self.config)
+        defaults = self._parser(self.verb).get_defaults().model
+        for name, value in self.config[self.verb].model.items(branches=False):
+            if asked.get(name) not in (value, defaults.get(name)):
+                _say(f"notice: model.{name} stays {value}, as in the checkpoint ({asked.get(name)} was given)")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer with what every run must have."""
+        config = self.config_init[self.verb].trainer
+        callbacks: list[Any] = []
+        tensorboard = config.logger in (True, None)
+        if self.verb == "fit":
+            callbacks = [History(), *run_checkpoints(validated=self.datamodule.val_size > 0)]
+            self.save_config_kwargs = {"checkpoint": self.checkpoint_path, "tensorboard": tensorboard}
+        if self.verb != "fit" or tensorboard:
+            kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
+        if not any(isinstance(callback, ProgressBar) for callback in config.callbacks or []):
+            shown = config.enable_progress_bar is not False and sys.stdout.isatty()
+            kwargs["enable_progress_bar"] = shown
+            callbacks += [EpochBar(refresh_rate=20)] if shown else []
+        self.trainer_defaults["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
+        """Trains, and says where things are."""
+        done = self.checkpoint.get("epoch", -1) + 1
+        if done and 0 < (self.trainer.max_epochs or 0) <= done:
+            _say(f"{self.checkpoint_path} has all {done} epochs: nothing to do; for more, raise --trainer.max_epochs")
+            return
+        _say(f"fit on {_device(self.trainer)}")
+        self.trainer.fit(model, **kwargs)
+        best = self.trainer.checkpoint_callback
+        if isinstance(best, RunCheckpoint) and best.best_model_path:
+            score = f"validation accuracy {best.best_model_score:.4f}" if best.monitor else "last epoch, no validation"
+            _say(f"run:  {Path(best.best_model_path).parent.parent}")
+            _say(f"best: {best.best_model_path} ({score})")
+            _say(f"test: python -m fmnist test --ckpt_path {best.best_model_path}")
+
+    def validate(self, datamodule: FashionMNISTDataModule, **_: Any) -> None:
+        """Evaluates on the validation images and prints a table."""
+        if not datamodule.val_size:
+            raise UserError("data.val_size is 0, so there are no validation images: give --data.val_size 5000")
+        self._evaluate("validate")
+
+    def test(self, **_: Any) -> None:
+        """Evaluates on the test images, prints a table and writes ``test/metrics.json``."""
+        results = self._evaluate("test")
+        if self.trainer.is_global_zero and "test/num_samples" in results:
+            _say(f"written: {write_metrics(results, self.checkpoint_path, self.checkpoint['epoch'] + 1)}")
+
+    def _evaluate(self, verb: str) -> dict[str, float]:
+        self.model.configure_model()
+        self.model.load_state_dict(self.checkpoint["state_dict"])
+        _say(f"{verb}: {self.checkpoint_path} (epoch {self.checkpoint['epoch'] + 1}) on {_device(self.trainer)}")
+        results: dict[str, float]
+        (results,) = getattr(self.trainer, verb)(self.model, datamodule=self.datamodule, verbose=False)
+        for name, value in sorted(results.items()):
+            _say(f"  {name:16}{value:10.0f}" if name.endswith("num_samples") else f"  {name:16}{value:10.4f}")
+        return results
+
+
+def _scan(words: list[str]) -> argparse.Namespace:
+    """Finds the few settings that must be known before the words can be parsed."""
+    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scanner.add_argument("--ckpt_path")
+    scanner.add_argument("--trainer.default_root_dir", dest="default_root_dir")
+    try:
+        return scanner.parse_known_args(words)[0]
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+
+
+def _resolve(spec: str | None, root: Path) -> Path:
+    """Finds the checkpoint once for all processes of this command."""
+    if "LOCAL_RANK" in os.environ and RESOLVED in os.environ:
+        return Path(os.environ[RESOLVED])
+    path = runs.find_checkpoint(spec, root)
+    os.environ[RESOLVED] = str(path)
+    return path
+
+
+def _say(text: str) -> None:
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(text, flush=True)
+
+
+def _device(trainer: Trainer) -> str:
+    count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    return f"{count}{trainer.strategy.root_device.type}"
+
+
+def _quiet() -> None:
+    """Silences what Lightning says of its own affairs."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # images in memory need none
+        ".*sync_dist=True.*",  # the metrics are synchronized by themselves
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
+        ".*Checkpoint directory .* exists and is not empty.*",  # resuming into the same folder
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _prepare(argv: list[str]) -> None:
+    parser = _Parser(prog="fmnist prepare", description="Fetches and verifies the data, and describes it.")
+    parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
+    parser.add_class_arguments(FashionMNISTDataModule, "data")
+    parser.set_defaults(DEFAULT_SOURCE)
+    parser.add_function_arguments(prepare, skip={"data"})
+    for key in {*SHARED_KEYS} - {"data"}:
+        parser.add_argument(f"--{key}", type=Any, help=argparse.SUPPRESS)  # so that any configuration is accepted
+    made = parser.instantiate_classes(parser.parse_args(argv))
+    prepare(made.data, made.show)

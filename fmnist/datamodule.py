@@ -1,0 +1,187 @@
+"""Labelled images as Lightning wants them: prepared, split, in batches, augmented."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fmnist.augment import random_flip, random_shift
+from fmnist.errors import UserError
+from fmnist.sampler import EpochSampler
+from fmnist.sources import FashionMNIST, Source
+
+EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
+
+Batch = tuple[Tensor, Tensor]
+
+
+class FashionMNISTDataModule(LightningDataModule):
+    """Training, validation and test images, held in memory as uint8.
+
+    A batch is a pair of images, uint8 (B, 1, 28, 28), and labels, int64 (B,).
+
+    Args:
+        source: Where the images come from; see ``--data.source.help CLASS`` for its settings.
+        val_size: Images taken out of the training set for validation, equally many in a hundred of
+            every class; 0 trains on all.
+        batch_size: Images in an optimization step, across all devices.
+        flip: Mirror training images left to right with probability 1/2.
+        shift: Move training images by up to this many pixels along each axis.
+        num_workers: Processes that put batches together; 0 is the fastest for images in memory.
+        split_seed: Seed of the choice of validation images, independent of the training seed.
+    """
+
+    def __init__(
+        self,
+        source: Source | None = None,
+        val_size: int = 5000,
+        batch_size: int = 64,
+        flip: bool = False,
+        shift: int = 0,
+        num_workers: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source = source or FashionMNIST()
+        self.val_size = val_size
+        self.batch_size = batch_size
+        self.flip = flip
+        self.shift = shift
+        self.num_workers = num_workers
+        self.split_seed = split_seed
+        self.seed = 0
+        self.train_set: _Images | None = None
+        self.val_set: _Images | None = None
+        self.test_set: _Images | None = None
+        _at_least(0, val_size=val_size, shift=shift, num_workers=num_workers, split_seed=split_seed)
+        _at_least(1, batch_size=batch_size)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return list(self.source.class_names)
+
+    def prepare_data(self) -> None:
+        """Makes sure that the data is on disk."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
+        if stage in ("fit", None):
+            self._check_batch_size()
+            # seed_everything has set it; the first process decides, as all must draw the same order
+            seed = torch.initial_seed()
+            self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
+        if stage in ("fit", "validate", None) and self.train_set is None:
+            self.train_set, self.val_set = self._split(*self.source.load(train=True))
+        if stage in ("test", "predict", None) and self.test_set is None:
+            self.test_set = _Images(*self.source.load(train=False))
+
+    def _check_batch_size(self) -> None:
+        world_size = self.trainer.world_size if self.trainer else 1
+        if self.batch_size % world_size:
+            near = max(1, round(self.batch_size / world_size)) * world_size
+            raise UserError(
+                f"data.batch_size {self.batch_size} cannot be shared equally by {world_size} devices: "
+                f"give --data.batch_size {near}"
+            )
+
+    def _split(self, images: Tensor, labels: Tensor) -> tuple["_Images", "_Images"]:
+        if self.val_size == 0:
+            return _Images(images, labels), _Images(images[:0], labels[:0])
+        train, val = stratified_split(labels, self.val_size, self.split_seed)
+        return _Images(images[train], labels[train]), _Images(images[val], labels[val])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Loads the training images in a new order in each epoch."""
+        return self._loader(self.train_set, train=True)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Loads the validation images in order; no loader if there are none."""
+        return self._loader(self.val_set) if self.val_size else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Loads the test images in order."""
+        return self._loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Loads the test images in order."""
+        return self._loader(self.test_set)
+
+    def _loader(self, images: "_Images | None", train: bool = False) -> DataLoader[Batch]:
+        assert images is not None, "setup() comes before the loaders"
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            images,
+            batch_size=self.batch_size // world_size if train else EVAL_BATCH_SIZE,
+            sampler=EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size),
+            collate_fn=_identity,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # a loader without its own would draw from the global one
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augments training images, on the device."""
+        images, labels = batch
+        if self.trainer and self.trainer.training:
+            if self.flip:
+                images = random_flip(images)
+            if self.shift:
+                images = random_shift(images, self.shift)
+        return images, labels
+
+
+class _Images(Dataset[Batch]):
+    """Images and labels that are handed out a whole batch at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows = torch.tensor(indices)
+        return self.images.index_select(0, rows), self.labels.index_select(0, rows)
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+def stratified_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides samples into training and validation so that every class keeps its share.
+
+    Args:
+        labels: int64 (N,).
+        val_size: Samples for validation, from 1 to N - 1.
+        seed: Seed of the choice within each class.
+
+    Returns:
+        Indices of the training samples, (N - val_size,), and of the validation samples,
+        (val_size,), both ascending.
+
+    Raises:
+        UserError: Nothing would be left for training.
+    """
+    size = len(labels)
+    if val_size >= size:
+        raise UserError(f"data.val_size {val_size} leaves nothing to train on: there are {size} training images")
+    shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    # Equal steps through the samples sorted by class meet each class in proportion to its size.
+    steps = (torch.arange(val_size) * size + size // 2) // val_size
+    chosen = torch.zeros(size, dtype=torch.bool)
+    chosen[by_class[steps]] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def _at_least(limit: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < limit:
+            raise UserError(f"data.{name} is {value}: it must be at least {limit}")

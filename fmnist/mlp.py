@@ -1,0 +1,69 @@
+"""The network: uint8 images in, logits out. It knows nothing of Lightning."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class PixelNormalization(nn.Module):
+    """Flattens uint8 images and turns their pixels into ``(pixel / 255 - mean) / std``.
+
+    Args:
+        mean: Mean of the pixels, on a scale from 0 to 1.
+        std: Standard deviation of the pixels, on the same scale.
+    """
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.scale = 1 / (255 * std)
+        # A buffer gives the result its floating-point type; the constructor's arguments restore it.
+        self.register_buffer("offset", torch.tensor(-mean / std), persistent=False)
+        self.offset: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images, uint8 (B, 1, 28, 28), to (B, 784) of the network's type, in one pass over memory."""
+        return torch.add(self.offset, images.flatten(1), alpha=self.scale)
+
+
+class MLP(nn.Sequential):
+    """A multilayer perceptron on the pixels of an image.
+
+    Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes). Each hidden layer is
+    linear -> normalization -> activation -> dropout.
+
+    Args:
+        num_classes: Number of outputs.
+        hidden_dims: Width of each hidden layer; empty for a linear classifier.
+        dropout: Probability with which a hidden unit is zeroed in training, in [0, 1).
+        normalization: Batch normalization in each hidden layer, or none.
+        activation: Non-linearity of the hidden layers.
+        mean: Mean of the pixels of the training set, from 0 to 1.
+        std: Standard deviation of the same pixels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        hidden_dims: Sequence[int] = (512, 512),
+        dropout: float = 0.0,
+        normalization: Literal["none", "batch"] = "none",
+        activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+        mean: float = 0.2860,
+        std: float = 0.3530,
+    ) -> None:
+        layers: list[nn.Module] = [PixelNormalization(mean, std)]
+        for fan_in, fan_out in pairwise([28 * 28, *hidden_dims]):
+            # Batch normalization subtracts the mean, so a bias before it would do nothing.
+            layers.append(nn.Linear(fan_in, fan_out, bias=normalization == "none"))
+            if normalization == "batch":
+                layers.append(nn.BatchNorm1d(fan_out))
+            layers.append(ACTIVATIONS[activation]())
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+        layers.append(nn.Linear([28 * 28, *hidden_dims][-1], num_classes))
+        super().__init__(*layers)
