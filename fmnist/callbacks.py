@@ -65,6 +65,11 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(self, filename: str, monitor: str | None = None) -> None:
         super().__init__(filename=filename, monitor=monitor, mode="max", enable_version_counter=False)
 
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's record in a checkpoint."""
+        return self._generate_state_key(filename=self.filename)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the record of a checkpoint, with its paths changed to where the run is now."""
 

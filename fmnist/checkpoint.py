@@ -61,7 +61,7 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...]) -> dict[str, Any]
         return {}
     path = folder / "config.yaml"
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        saved = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         settings = {key: saved[key] for key in keys if key in saved}
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error

@@ -209,7 +209,9 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images in memory need none
+        ".*smaller than the logging interval.*",  # metrics are logged once an epoch
         ".*sync_dist=True.*",  # the metrics are synchronized by themselves
+        ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
         ".*Checkpoint directory .* exists and is not empty.*",  # resuming into the same folder
     ):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -177,6 +178,9 @@ def _open(url: str) -> http.client.HTTPResponse:
     def ask() -> None:
         try:
             answers.put(urllib.request.urlopen(url, timeout=PATIENCE))
+        except urllib.error.HTTPError as error:
+            error.close()
+            answers.put(OSError(f"{error.code} {error.reason}"))
         except Exception as error:
             answers.put(error)
 

@@ -78,7 +78,7 @@ def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: P
     rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
     for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
         first = images[labels == label][:SAMPLES, 0]
-        axes.imshow(torch.cat(list(first), dim=1) if len(first) else torch.zeros(28, 28), cmap="gray_r")
+        axes.imshow(first.transpose(0, 1).flatten(1).numpy(), cmap="gray_r", vmin=0, vmax=255)  # (28, 28 * SAMPLES)
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

@@ -1,0 +1,22 @@
+import pytest
+
+from fmnist.atomic import atomic_path
+
+
+def test_file_appears_complete_and_alone(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with atomic_path(path) as part:
+        part.write_text("content")
+        assert not path.exists()
+    assert path.read_text() == "content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failure_keeps_the_previous_content(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+    with pytest.raises(OSError, match="disk full"), atomic_path(path) as part:
+        part.write_text("half")
+        raise OSError("disk full")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,82 @@
+import pickle
+
+import pytest
+import torch
+import yaml
+
+from fmnist import UserError
+from fmnist.checkpoint import read_checkpoint, read_run_settings
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("open('executed', 'w').close()",))
+
+
+def write(path, **changes):
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+    content = {"epoch": 1, "state_dict": {}, "hyper_parameters": {"hidden_dims": [8], "optimizer": optimizer}}
+    torch.save({**content, **changes}, path)
+
+
+def test_reads_a_good_one(tmp_path):
+    write(tmp_path / "good.ckpt")
+    assert read_checkpoint(tmp_path / "good.ckpt")["epoch"] == 1
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "pickle", "evil", "other", "list"])
+def test_refuses_anything_else_in_one_line_and_runs_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.ckpt"
+    write(path)
+    good = path.read_bytes()
+    if kind == "other":
+        torch.save({"state_dict": {}, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "evil":
+        torch.save({"epoch": Evil()}, path)
+    else:
+        contents = {"empty": b"", "text": b"hello", "truncated": good[: len(good) // 2], "pickle": pickle.dumps(Evil())}
+        path.write_bytes(contents[kind])
+    with pytest.raises(UserError, match=r"bad\.ckpt is (not a|the) checkpoint of") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_refuses_an_optimizer_of_an_unknown_package(tmp_path):
+    path = tmp_path / "bad.ckpt"
+    write(path, hyper_parameters={"hidden_dims": [8], "optimizer": {"class_path": "evil.SGD"}})
+    with pytest.raises(UserError, match=r"names the class evil\.SGD"):
+        read_checkpoint(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path
+
+
+def test_reads_settings_of_the_run(run):
+    config = {"data": {"batch_size": 3}, "model": {"dropout": 0.5}}
+    (run / "config.yaml").write_text(yaml.dump(config))
+    assert read_run_settings(run / "checkpoints" / "best.ckpt", ("data",)) == {"data": {"batch_size": 3}}
+
+
+def test_outside_a_run_there_are_none(run):
+    assert read_run_settings(run / "checkpoints" / "best.ckpt", ("data",)) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("data: [", "is not a configuration"),
+        ("just text", "is not a configuration"),
+        ("data: {source: {class_path: os.system}}", "names the class os.system"),
+    ],
+)
+def test_refuses_a_damaged_or_foreign_configuration(run, content, message):
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_run_settings(run / "checkpoints" / "best.ckpt", ("data",))

@@ -1,0 +1,144 @@
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from torch.utils.data import DataLoader
+
+from fmnist import FashionMNISTDataModule, ImageClassifier, UserError
+from fmnist.classifier import describe_optimizer, learning_rate_factor
+
+
+@pytest.fixture
+def fit(workplace):
+    """Trains a model as in a notebook. Returns the trainer."""
+
+    def fit(model, data=None, **options):
+        settings = {"max_epochs": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        settings["enable_checkpointing"] = False
+        trainer = Trainer(**{"accelerator": "cpu", "num_sanity_val_steps": 0, **settings, **options})
+        trainer.fit(model, data or FashionMNISTDataModule(val_size=100))
+        return trainer
+
+    return fit
+
+
+def test_works_without_the_command_line(fit):
+    seed_everything(0, verbose=False)
+    model = ImageClassifier(hidden_dims=[32])
+    trainer = fit(model, max_epochs=3)
+    assert trainer.callback_metrics["val/acc"] > 0.9
+    assert model.hparams["class_names"][9] == "Ankle boot"
+    (results,) = trainer.test(model, FashionMNISTDataModule(val_size=100), verbose=False)
+    assert results["test/acc"] > 0.9
+    assert results["test/num_samples"] == 200
+
+
+def test_logged_metrics_equal_those_of_the_whole_set(fit):
+    data = FashionMNISTDataModule(val_size=100)
+    model = ImageClassifier(hidden_dims=[8])
+    trainer = fit(model, data)
+    logits = model.eval()(data.val_set.images)
+    loss = torch.nn.functional.cross_entropy(logits, data.val_set.labels)
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(loss.item(), rel=1e-5)
+    accuracy = (logits.argmax(1) == data.val_set.labels).float().mean()
+    assert trainer.callback_metrics["val/acc"].item() == pytest.approx(accuracy.item())
+    assert {"train/loss", "train/acc"} <= trainer.callback_metrics.keys()
+
+
+@pytest.mark.parametrize(
+    "optimizer", [partial(torch.optim.AdamW, lr=1e-3), lambda params: torch.optim.SGD(params, lr=0.1, nesterov=False)]
+)
+def test_checkpoint_of_a_model_made_in_python_holds_plain_values(fit, optimizer):
+    model = ImageClassifier(hidden_dims=(16, 8), normalization="batch", optimizer=optimizer)
+    trainer = fit(model)
+    trainer.save_checkpoint("model.ckpt")
+    torch.load("model.ckpt", weights_only=True)
+    loaded = ImageClassifier.load_from_checkpoint("model.ckpt")
+    assert loaded.hparams["optimizer"] == model.hparams["optimizer"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert loaded.temperature == 1
+
+
+def test_optimizer_is_written_down_with_its_settings():
+    found = describe_optimizer(partial(torch.optim.Adam, lr=0.25, betas=(0.5, 0.75)))
+    assert found["class_path"] == "torch.optim.adam.Adam"
+    assert found["init_args"]["lr"] == 0.25
+    assert found["init_args"]["betas"] == (0.5, 0.75)
+
+
+def test_weight_decay_spares_biases_and_norms(fit):
+    decayed = partial(torch.optim.SGD, lr=0.1, weight_decay=0.5)
+    trainer = fit(ImageClassifier(hidden_dims=[8], normalization="batch", optimizer=decayed))
+    weights, others = trainer.optimizers[0].param_groups
+    assert [p.ndim for p in weights["params"]] == [2, 2]
+    assert weights["weight_decay"] == 0.5
+    assert [p.ndim for p in others["params"]] == [1, 1, 1]
+    assert others["weight_decay"] == 0
+
+
+def test_label_smoothing_is_for_training_only(fit):
+    model = ImageClassifier(hidden_dims=[8], label_smoothing=0.5, optimizer=partial(torch.optim.SGD, lr=0.0))
+    metrics = fit(model).callback_metrics
+    assert metrics["train/loss"] != pytest.approx(metrics["val/loss"].item(), abs=1e-3)
+    plain = fit(ImageClassifier(hidden_dims=[8], optimizer=partial(torch.optim.SGD, lr=0.0))).callback_metrics
+    assert plain["train/loss"] == pytest.approx(plain["val/loss"].item(), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1 / 3, 2 / 3, 1, 1, 1]),
+        ("linear", [1 / 3, 2 / 3, 1, 0.5, 0]),
+        ("cosine", [1 / 3, 2 / 3, 1, 0.5, 0]),
+    ],
+)
+def test_schedule(schedule, expected):
+    steps = (0, 1, 2, 6, 10)  # two steps of warm-up, then eight
+    assert [learning_rate_factor(step, 10, 0.2, schedule) for step in steps] == pytest.approx(expected)
+
+
+def test_schedule_knows_the_number_of_steps_by_itself(fit):
+    model = ImageClassifier(hidden_dims=[8], lr_schedule="cosine", warmup_ratio=0.25)
+    trainer = fit(model, max_epochs=2)
+    assert trainer.global_step == 16  # 500 images in batches of 64, twice
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_schedule_without_an_end_is_refused(fit):
+    with pytest.raises(UserError, match=r"set --trainer\.max_epochs"):
+        fit(ImageClassifier(hidden_dims=[8], lr_schedule="cosine"), max_epochs=-1)
+
+
+def test_divergence_stops_before_a_checkpoint_is_written(fit, workplace):
+    model = ImageClassifier(hidden_dims=[8], optimizer=partial(torch.optim.SGD, lr=1e30))
+    with pytest.raises(UserError, match=r"training loss is nan after epoch 1 at learning rate 1e\+30"):
+        fit(model)
+    assert not list(workplace.rglob("*.ckpt"))
+
+
+def test_randomness_of_an_epoch_does_not_depend_on_what_was_drawn_before(fit):
+    weights = []
+    for draws in (0, 1000):
+        torch.manual_seed(0)
+        model = ImageClassifier(hidden_dims=[16], dropout=0.5)
+        torch.manual_seed(0)
+        data = FashionMNISTDataModule(val_size=100, flip=True, shift=2)
+        model.on_fit_start = lambda draws=draws: torch.rand(draws)
+        fit(model, data)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_data_with_other_classes_is_refused(fit):
+    with pytest.raises(UserError, match=r"the model predicts cat, dog; the data has T-shirt/top"):
+        fit(ImageClassifier(hidden_dims=[8], class_names=["cat", "dog"]))
+
+
+def test_classes_must_be_known(workplace):
+    batch = (torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    loader = DataLoader([batch], batch_size=None)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match="the classes are unknown"):
+        trainer.fit(ImageClassifier(), loader, loader)

@@ -1,0 +1,278 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import ROOT, spawn
+
+RUN = Path("lightning_logs/version_0")
+SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
+
+
+@pytest.fixture
+def trained(workplace, cli):
+    """A folder with one finished run. Returns what its training printed."""
+    code, out, err = cli("fit", *SMALL, "--data.batch_size", 32, "--data.flip", "true")
+    assert (code, err) == (0, "")
+    return out
+
+
+def weights(path):
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+def test_fit_leaves_what_the_contract_says(trained):
+    left = sorted(str(path.relative_to(RUN)) for path in RUN.rglob("*") if path.is_file())
+    events = next(name for name in left if name.startswith("events.out.tfevents"))
+    files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", events, "metrics.csv"]
+    assert left == sorted(files)
+    assert os.listdir("lightning_logs") == ["version_0"]
+    for part in ("fit on cpu", "epoch 2/2", f"run:  {RUN}", f"best: {RUN}/checkpoints/best.ckpt", "fmnist test --ckpt"):
+        assert part in trained
+
+
+def test_best_and_last_are_what_they_say(workplace, cli):
+    # at this learning rate the second epoch is worse than the first
+    cli("fit", *SMALL, "--model.optimizer.lr", 0.05, "--model.lr_schedule", "constant", "--trainer.max_epochs", 6)
+    rows = [line.split(",") for line in (RUN / "metrics.csv").read_text().splitlines()[1:]]
+    scores = [float(row[-1]) for row in rows]
+    best, last = (torch.load(RUN / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert best["epoch"] == scores.index(max(scores))
+    assert last["epoch"] == 5
+
+
+def test_without_validation_best_is_the_last_and_says_so(workplace, cli):
+    code, out, err = cli("fit", *SMALL, "--data.val_size", 0)
+    assert (code, err) == (0, "")
+    assert "best.ckpt (last epoch, no validation)" in out
+    assert torch.equal(weights(RUN / "checkpoints/best.ckpt"), weights(RUN / "checkpoints/last.ckpt"))
+    code, _, err = cli("validate")
+    assert code == 2
+    assert "data.val_size is 0" in err
+
+
+def test_test_evaluates_the_newest_runs_best(trained, cli):
+    code, out, err = cli("test")
+    assert (code, err) == (0, "")
+    assert f"test: {RUN}/checkpoints/best.ckpt (epoch" in out
+    metrics = json.loads((RUN / "test" / "metrics.json").read_text())
+    assert metrics["num_samples"] == 200
+    assert metrics["checkpoint"] == f"{RUN}/checkpoints/best.ckpt"
+    assert f"{metrics['accuracy']:.4f}" in out
+    assert os.listdir("lightning_logs") == ["version_0"], "an evaluation leaves no folder of its own"
+
+
+def test_validate_repeats_what_fit_had_measured(trained, cli):
+    code, out, _ = cli("validate", "--ckpt_path", "last")
+    assert code == 0
+    score = trained.split("epoch 2/2")[1].split("val/acc ")[1][:6]
+    assert f"val/acc             {score}" in out
+
+
+def test_a_checkpoint_outside_a_run_works_and_results_go_beside_it(trained, cli, workplace):
+    (workplace / "shared").mkdir()
+    shutil.copy(RUN / "checkpoints" / "best.ckpt", "shared/model.ckpt")
+    shutil.rmtree("lightning_logs")
+    assert cli("test", "--ckpt_path", "shared/model.ckpt")[0] == 0
+    assert (workplace / "shared" / "test" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("verb", ["test", "validate"])
+def test_evaluation_without_a_run_says_to_run_fit(workplace, cli, verb):
+    code, _, err = cli(verb)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "run 'python -m fmnist fit --config configs/mlp.yaml' first" in err
+
+
+def test_evaluation_inherits_the_data_settings_of_the_run(trained, cli):
+    shutil.move("data", "moved")
+    os.environ["FMNIST_DATA"] = "/nowhere"
+    code, _, err = cli("test", "--data.source.download", "false")
+    assert code == 2
+    assert "incomplete in data/FashionMNIST/raw" in err
+    config = yaml.safe_load((RUN / "config.yaml").read_text())
+    config["data"]["source"]["init_args"]["root"] = "moved"
+    (RUN / "config.yaml").write_text(yaml.dump(config))
+    assert cli("test")[0] == 0
+
+
+def test_order_of_precedence_is_run_then_config_then_flag(trained, cli, workplace):
+    def batch_size(*words):
+        _, out, _ = cli("test", *words, "--print_config")
+        return yaml.safe_load(out)["data"]["batch_size"]
+
+    (workplace / "mine.yaml").write_text("data: {batch_size: 48}")
+    assert batch_size() == 64, "printing a configuration does not need a run"
+    best = ("--ckpt_path", "best")
+    assert batch_size(*best) == 32
+    assert batch_size(*best, "--config", "mine.yaml") == 48
+    assert batch_size(*best, "--config", "mine.yaml", "--data.batch_size", 56) == 56
+
+
+def test_the_checkpoint_decides_the_network_and_says_so(trained, cli):
+    code, out, _ = cli("test", "--model.dropout", 0.5)
+    assert code == 0
+    assert "notice: model.dropout stays 0.0, as in the checkpoint (0.5 was given)" in out
+    assert out.count("notice") == 1
+
+
+def test_resumed_training_equals_the_uninterrupted_one(workplace, cli):
+    settings = ("fit", *SMALL, "--model.dropout", 0.2, "--data.flip", "true", "--data.shift", 1, "--trainer.max_epochs")
+    assert cli(*settings, 4)[0] == 0
+    assert cli(*settings, 2)[0] == 0
+    code, out, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert (code, err) == (0, "")
+    assert "run:  lightning_logs/version_1" in out
+    first, second = (Path(f"lightning_logs/version_{n}") for n in (0, 1))
+    assert torch.equal(weights(first / "checkpoints/last.ckpt"), weights(second / "checkpoints/last.ckpt"))
+    assert torch.equal(weights(first / "checkpoints/best.ckpt"), weights(second / "checkpoints/best.ckpt"))
+    assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
+
+
+def test_a_finished_training_says_so(trained, cli):
+    before = {path: path.stat().st_mtime_ns for path in RUN.rglob("*")}
+    code, out, _ = cli("fit", "--ckpt_path", "last")
+    assert code == 0
+    assert "last.ckpt has all 2 epochs: nothing to do" in out
+    assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before
+
+
+def test_a_moved_run_keeps_its_best_score(trained, cli, workplace):
+    shutil.move("lightning_logs", "elsewhere")
+    code, _, err = cli("fit", "--ckpt_path", "elsewhere/version_0/checkpoints/last.ckpt", "--trainer.max_epochs", 3)
+    assert (code, err) == (0, "")
+    record = torch.load("elsewhere/version_0/checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    best = next(state for name, state in record.items() if "'best'" in name)
+    assert best["best_model_path"] == "elsewhere/version_0/checkpoints/best.ckpt"
+    assert len((workplace / "elsewhere/version_0/metrics.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("logger", ["false", "lightning.pytorch.loggers.CSVLogger"])
+def test_other_loggers_do_not_change_where_a_run_lands(workplace, cli, logger):
+    words = ["--trainer.logger", logger] + (["--trainer.logger.save_dir", "csv"] if "CSV" in logger else [])
+    assert cli("fit", *SMALL, *words)[0] == 0
+    assert (RUN / "checkpoints" / "best.ckpt").is_file()
+    assert (RUN / "metrics.csv").is_file()
+    assert not list(RUN.glob("events*"))
+    assert Path("csv").exists() == ("CSV" in logger)
+
+
+def test_users_add_callbacks(workplace, cli):
+    early = (
+        "--trainer.callbacks+=EarlyStopping",
+        "--trainer.callbacks.monitor=val/acc",
+        "--trainer.callbacks.mode=max",
+    )
+    code, out, err = cli("fit", *SMALL, *early, "--trainer.callbacks.patience=1", "--trainer.max_epochs", 50)
+    assert (code, err) == (0, "")
+    assert "epoch 50/50" not in out
+    assert (RUN / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_saved_and_printed_configurations_can_be_used_again(trained, cli, workplace):
+    code, out, _ = cli("fit", "--config", RUN / "config.yaml", "--print_config")
+    assert code == 0
+    (workplace / "printed.yaml").write_text(out)
+    assert cli("fit", "--config", "printed.yaml")[0] == 0
+    again = Path("lightning_logs/version_1")
+    assert torch.equal(weights(RUN / "checkpoints/last.ckpt"), weights(again / "checkpoints/last.ckpt"))
+    assert (RUN / "config.yaml").read_text() == (again / "config.yaml").read_text()
+
+
+def test_fast_dev_run_leaves_nothing(workplace, cli):
+    assert cli("fit", *SMALL, "--trainer.fast_dev_run", "true")[0] == 0
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.max_epoch", "3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
+        (["--model.dropot=0.5"], "no option 'model.dropot': did you mean 'model.dropout'?"),
+        (["--data.batch_size", "x"], "data.batch_size"),
+        (["--data.batch_size", "0"], "data.batch_size is 0: it must be at least 1"),
+        (["--data.val_size", "-5"], "data.val_size is -5: it must be at least 0"),
+        (["--data.val_size", "600"], "data.val_size 600 leaves nothing to train on"),
+        (["--model.activation", "step"], "model.activation"),
+        (["--config", "nope.yaml"], "nope.yaml"),
+        (["--config", "broken.yaml"], "config"),
+        (["--config", "typo.yaml"], "no option 'model.hiden_dims': did you mean 'model.hidden_dims'?"),
+        (["--trainer.accelerator", "gpu"], "gpu"),
+        (["--ckpt_path", "nope.ckpt"], "nope.ckpt: there is no such file"),
+        (["--ckpt_path", "broken.yaml"], "broken.yaml is not a checkpoint of fmnist"),
+        (["--ckpt_path"], "expected one argument"),
+        (["--model.optimizer.lr", "1e30"], "training loss is nan after epoch 1"),
+        (["--trainer.default_root_dir", "broken.yaml"], "broken.yaml"),
+    ],
+)
+def test_mistakes_get_one_line_and_leave_nothing(workplace, cli, words, message):
+    if torch.cuda.is_available() and "gpu" in words:
+        words = ["--trainer.accelerator", "tpu"]
+    (workplace / "broken.yaml").write_text("model: [")
+    (workplace / "typo.yaml").write_text("model: {hiden_dims: [3]}")
+    code, _, err = cli("fit", *SMALL, *words)
+    assert code == 2
+    assert err.count("\n") == 1, err
+    assert err.startswith("fmnist: error: ")
+    assert message in err
+    assert not list(workplace.rglob("*.ckpt"))
+
+
+def test_debug_variable_shows_the_traceback(workplace):
+    done = spawn("test", cwd=workplace, FMNIST_DEBUG="1")
+    assert "Traceback" in done.stderr
+    assert "UserError" in done.stderr
+
+
+def test_a_whole_run_prints_no_warning(workplace, small_contents):
+    for name, content in small_contents.items():
+        path = workplace / "data" / "FashionMNIST" / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    code = f"""
+import sys, warnings
+from fmnist import fashion_mnist
+fashion_mnist.FashionMNIST.files = {{name: (size, '') for name, size in { ({k: len(v) for k, v in small_contents.items()}) }.items()}}
+from fmnist.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    for words in (
+        ["fit", *map(str, SMALL)],
+        ["fit", *map(str, SMALL), "--data.val_size=0"],
+        ["test"],
+        ["prepare", "--data.val_size=9"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Tip" not in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_have_their_exit_codes_and_keep_the_last_epoch(workplace, real_root, number, code):
+    words = ["fit", "--config", ROOT / "configs/mlp.yaml", "--data.source.root", real_root, "--model.hidden_dims=[8]"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fmnist", *map(str, words), "--trainer.max_epochs=1000"]
+    with subprocess.Popen(command, cwd=workplace, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        last = workplace / RUN / "checkpoints" / "last.ckpt"
+        deadline = time.monotonic() + 120
+        while not last.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(0.3)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert torch.load(last, weights_only=True)["epoch"] >= 0

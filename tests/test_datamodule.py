@@ -1,0 +1,120 @@
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from fmnist.datamodule import FashionMNISTDataModule, stratified_split
+from fmnist.errors import UserError
+
+
+@pytest.fixture
+def make(workplace):
+    def make(**settings):
+        data = FashionMNISTDataModule(**{"val_size": 100, **settings})
+        data.prepare_data()
+        data.setup()
+        return data
+
+    return make
+
+
+def test_batches_are_uint8_images_and_labels(make):
+    data = make(batch_size=32)
+    for loader, size in ((data.train_dataloader(), 32), (data.val_dataloader(), 100), (data.test_dataloader(), 200)):
+        images, labels = next(iter(loader))
+        assert (images.shape, images.dtype) == ((size, 1, 28, 28), torch.uint8)
+        assert (labels.shape, labels.dtype) == ((size,), torch.int64)
+
+
+def test_an_epoch_has_every_image_once_in_a_new_order(make):
+    loader = make(batch_size=64).train_dataloader()
+    first = torch.cat([images for images, _ in loader])
+    loader.sampler.set_epoch(1)
+    second = torch.cat([images for images, _ in loader])
+    assert first.shape == (500, 1, 28, 28)
+    assert not torch.equal(first, second)
+    assert len(torch.unique(torch.cat([first, second]).flatten(1), dim=0)) == 500
+
+
+def test_workers_give_the_same_batches(make):
+    alone, helped = (make(num_workers=n).train_dataloader() for n in (0, 1))
+    for (images, labels), (same_images, same_labels) in zip(alone, helped, strict=True):
+        assert torch.equal(images, same_images)
+        assert torch.equal(labels, same_labels)
+
+
+def test_split_is_stratified_disjoint_and_complete(make):
+    data = make()
+    assert data.val_set.labels.bincount().tolist() == [10] * 10
+    assert data.train_set.labels.bincount().tolist() == [50] * 10
+    everything = torch.cat([data.train_set.images, data.val_set.images]).flatten(1)
+    assert len(torch.unique(everything, dim=0)) == 600
+
+
+def test_split_follows_its_own_seed_only(make):
+    torch.manual_seed(1)
+    first = make().val_set.images
+    torch.manual_seed(2)
+    assert torch.equal(make().val_set.images, first)
+    assert not torch.equal(make(split_seed=1).val_set.images, first)
+
+
+def test_split_of_unequal_classes_keeps_their_shares():
+    labels = torch.tensor([0] * 700 + [1] * 200 + [2] * 99 + [3])
+    train, val = stratified_split(labels, 100, seed=0)
+    assert len(val) == 100
+    assert len(train) == 900
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(1000))
+    counts = labels[val].bincount(minlength=4)
+    assert (counts - torch.tensor([70, 20, 10, 0])).abs().max() <= 1
+
+
+def test_val_size_0_trains_on_all(make):
+    data = make(val_size=0)
+    assert len(data.train_set) == 600
+    assert data.val_dataloader() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "present"),
+    [("fit", (True, True, False)), ("validate", (True, True, False)), ("test", (False, False, True))]
+    + [("predict", (False, False, True)), (None, (True, True, True))],
+)
+def test_setup_reads_what_the_stage_needs(workplace, stage, present):
+    data = FashionMNISTDataModule(val_size=100)
+    data.prepare_data()
+    data.setup(stage)
+    assert tuple(part is not None for part in (data.train_set, data.val_set, data.test_set)) == present
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val_size": -1}, "data.val_size is -1"),
+        ({"val_size": 600}, "data.val_size 600 leaves nothing to train on: there are 600"),
+        ({"batch_size": 0}, "data.batch_size is 0"),
+        ({"shift": -1}, "data.shift is -1"),
+        ({"num_workers": -1}, "data.num_workers is -1"),
+    ],
+)
+def test_bad_settings_are_named(make, settings, message):
+    with pytest.raises(UserError, match=message):
+        make(**settings)
+
+
+def test_batch_that_devices_cannot_share_is_refused(make):
+    data = make(batch_size=64)
+    data.trainer = Trainer(accelerator="cpu", devices=3, strategy="ddp", logger=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match=r"64 cannot be shared equally by 3 devices: give --data.batch_size 63"):
+        data.setup("fit")
+
+
+def test_augmentation_is_for_training_only(make):
+    data = make(flip=True, shift=2)
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    batch = next(iter(data.train_dataloader()))
+    data.trainer.training = True
+    images, labels = data.on_after_batch_transfer(batch, 0)
+    assert not torch.equal(images, batch[0])
+    assert torch.equal(labels, batch[1])
+    data.trainer.validating = True
+    assert torch.equal(data.on_after_batch_transfer(batch, 0)[0], batch[0])

@@ -1,0 +1,167 @@
+import gzip
+import http.server
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmnist import fashion_mnist
+from fmnist.errors import UserError
+from fmnist.fashion_mnist import FashionMNIST
+
+IMAGES = "train-images-idx3-ubyte"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def no_system_copy(small_data, monkeypatch, tmp_path):
+    """No local copy, no mirror, no apt-get. Returns the folder that a mirror can serve."""
+    monkeypatch.setenv("FMNIST_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    return small_data
+
+
+@pytest.fixture
+def serve(no_system_copy):
+    """Starts local web servers that behave in a chosen way. Returns a function from behaviour to address."""
+    servers = []
+
+    def start(behaviour):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                content = (no_system_copy / Path(self.path).name).read_bytes()
+                if behaviour == "wrong":
+                    content = gzip.compress(b"something else")
+                self.send_response(404 if behaviour == "missing" else 200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if behaviour == "truncated":
+                    content = content[:100]
+                if behaviour == "silent":
+                    time.sleep(1)
+                if behaviour == "slow":
+                    for byte in content[:20]:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.05)
+                if behaviour != "missing":
+                    self.wfile.write(content)
+
+            def log_message(self, *args):
+                pass
+
+            def handle(self):
+                try:
+                    super().handle()
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # the client gave up, as it should
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_reads_what_the_files_hold(small_data, root):
+    train, test = FashionMNIST(root), FashionMNIST(root, train=False)
+    assert (train.data.shape, test.data.shape) == ((600, 28, 28), (200, 28, 28))
+    assert train.data.dtype == torch.uint8
+    assert train.targets.bincount().tolist() == [60] * 10
+
+
+def test_is_torchvisions_dataset_otherwise(small_data, root):
+    image, label = FashionMNIST(root)[3]
+    assert image.size == (28, 28)
+    assert label == FashionMNIST(root).targets[3]
+    assert Path(FashionMNIST(root).raw_folder) == root / "FashionMNIST" / "raw"
+
+
+def test_finds_files_put_there_by_hand(no_system_copy, root):
+    shutil.copytree(no_system_copy, root / "FashionMNIST" / "raw")
+    assert len(FashionMNIST(root, download=False)) == 600
+
+
+def test_downloads_from_the_first_mirror_that_works(serve, root, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "PATIENCE", 0.3)
+    behaviours = ("missing", "wrong", "truncated", "silent", "slow", "good")
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/", *map(serve, behaviours)])
+    assert len(FashionMNIST(root)) == 600
+    assert sorted(path.name for path in Path(FashionMNIST(root).raw_folder).iterdir()) == sorted(FashionMNIST.files)
+
+
+def test_final_error_lists_what_was_tried(serve, root, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "PATIENCE", 0.3)
+    mirrors = [*map(serve, ("missing", "wrong", "truncated", "silent", "slow"))]
+    monkeypatch.setattr(FashionMNIST, "mirrors", mirrors)
+    with pytest.raises(UserError) as error:
+        FashionMNIST(root)
+    message = str(error.value)
+    for part in (*mirrors, "404", "MD5", "timed out", "slower than", "no apt-get", IMAGES, "FMNIST_DATA"):
+        assert part in message
+    assert not any(root.rglob("*ubyte*"))
+
+
+def test_download_false_stays_off_the_network(no_system_copy, root, monkeypatch):
+    def refuse(*args):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(fashion_mnist, "_open", refuse)
+    monkeypatch.setattr(fashion_mnist, "_read_package", refuse)
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(UserError, match="download: false"):
+        FashionMNIST(root, download=False)
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"x" * (16 + 600 * 784 + 1)])
+def test_damaged_file_is_replaced(small_data, root, damage):
+    raw = Path(FashionMNIST(root).raw_folder)
+    good = (raw / IMAGES).read_bytes()
+    (raw / IMAGES).write_bytes(damage)
+    FashionMNIST(root)
+    assert (raw / IMAGES).read_bytes() == good
+
+
+def test_damaged_file_is_named_when_nothing_can_replace_it(small_data, root, monkeypatch, tmp_path):
+    raw = Path(FashionMNIST(root).raw_folder)
+    (raw / IMAGES).write_bytes(b"short")
+    monkeypatch.setenv("FMNIST_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=f"{IMAGES} .5 bytes instead of 470416"):
+        FashionMNIST(root, download=False)
+
+
+def test_complete_folder_is_not_written_to(small_data, root):
+    raw = Path(FashionMNIST(root).raw_folder)
+    before = {path.name: path.stat().st_mtime_ns for path in [raw, *raw.iterdir()]}
+    raw.chmod(0o555)
+    try:
+        FashionMNIST(root)
+    finally:
+        raw.chmod(0o755)
+    assert {path.name: path.stat().st_mtime_ns for path in [raw, *raw.iterdir()]} == before
+
+
+def test_gzip_bomb_is_not_unpacked(small_data, root):
+    bomb = gzip.compress(bytes(50_000_000))
+    (small_data / f"{IMAGES}.gz").write_bytes(bomb)
+    with pytest.raises(UserError, match="MD5"):
+        FashionMNIST(root, download=False)
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="needs Debian's or Ubuntu's package manager")
+def test_package_of_the_operating_system(root, monkeypatch):
+    monkeypatch.setenv("FMNIST_DATA", "/nowhere")
+    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    assert len(FashionMNIST(root)) == 60_000

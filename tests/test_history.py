@@ -1,0 +1,68 @@
+import csv
+
+import pytest
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from fmnist import FashionMNISTDataModule, History, ImageClassifier
+
+
+@pytest.fixture
+def fit(workplace):
+    def fit(history, val_size=100, ckpt_path=None, **options):
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **options}
+        options["enable_checkpointing"] = False
+        trainer = Trainer(accelerator="cpu", callbacks=[history], num_sanity_val_steps=2, **options)
+        trainer.fit(ImageClassifier(hidden_dims=[8]), FashionMNISTDataModule(val_size=val_size), ckpt_path=ckpt_path)
+        return trainer
+
+    return fit
+
+
+def read(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
+    trainer = fit(History("out"), max_epochs=3)
+    rows = read(workplace / "out")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["8", "16", "24"]
+    for key in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert float(rows[-1][key]) == pytest.approx(trainer.callback_metrics[key].item())
+    with Image.open(workplace / "out" / "curves.png") as picture:
+        assert picture.size == (900, 350)
+    assert sorted(path.name for path in (workplace / "out").iterdir()) == ["curves.png", "metrics.csv"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert "val/acc 0." in lines[0]
+
+
+def test_goes_to_the_log_folder_by_default(fit, workplace):
+    fit(History(), max_epochs=1, default_root_dir="logs")
+    assert len(read(workplace / "logs")) == 1
+
+
+def test_resumed_training_continues_the_table(fit, workplace):
+    fit(History("a"), max_epochs=2).save_checkpoint("half.ckpt")
+    fit(History("b"), max_epochs=4, ckpt_path="half.ckpt")
+    rows = read(workplace / "b")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[:2] == read(workplace / "a")
+
+
+def test_epochs_without_validation_leave_its_columns_empty(fit, workplace):
+    fit(History("out"), max_epochs=2, check_val_every_n_epoch=2)
+    assert [row["val/loss"] != "" for row in read(workplace / "out")] == [False, True]
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+def test_no_validation_at_all(fit, workplace):
+    fit(History("out"), val_size=0, max_epochs=2)
+    assert [row["val/acc"] for row in read(workplace / "out")] == ["", ""]
+
+
+def test_fast_dev_run_leaves_nothing(fit, workplace):
+    fit(History("out"), fast_dev_run=True)
+    assert not (workplace / "out").exists()

@@ -1,0 +1,36 @@
+import torch
+from PIL import Image
+
+from fmnist.prepare import count_duplicates
+
+
+def test_describes_the_data_and_draws_it(workplace, cli):
+    code, out, err = cli("prepare", "--data.val_size", 100, "--show", "samples.png")
+    assert (code, err) == (0, "")
+    for part in ("500 images  uint8 (500, 1, 28, 28)", "9 Ankle boot", "digest of the split", "0 across the two"):
+        assert part in out
+    with Image.open(workplace / "samples.png") as picture:
+        assert picture.size == (960, 744)
+
+
+def test_digest_follows_the_split(workplace, cli):
+    digests = [
+        cli("prepare", "--data.val_size", 100, "--data.split_seed", seed)[1].split("split: ")[1][:16]
+        for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_counts_duplicates():
+    images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 28, 28)
+    train = torch.cat([images, images[:2]])
+    test = torch.cat([images[3:], images[4:], images[:1] + 100])
+    assert count_duplicates(train, test) == (2, 1, 3)
+    assert count_duplicates(images, images[:0]) == (0, 0, 0)
+
+
+def test_accepts_a_whole_configuration(workplace, cli):
+    assert cli("fit", "--data.val_size", 100, "--trainer.max_epochs", 1)[0] == 0
+    code, out, _ = cli("prepare", "--config", "lightning_logs/version_0/config.yaml")
+    assert code == 0
+    assert "validation      100 images" in out

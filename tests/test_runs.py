@@ -1,0 +1,63 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fmnist import UserError, runs
+from tests.conftest import ROOT
+
+
+def make(root, version, *names):
+    folder = root / "lightning_logs" / f"version_{version}" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.yaml").touch()
+    for name in names:
+        (folder / f"{name}.ckpt").touch()
+    return folder
+
+
+def test_claims_the_next_number(tmp_path):
+    assert runs.claim(tmp_path) == tmp_path / "lightning_logs" / "version_0"
+    make(tmp_path, 9)
+    make(tmp_path, "9_copy")
+    assert runs.claim(tmp_path).name == "version_10"
+
+
+def test_nobody_claims_the_same_folder(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(runs.claim, [tmp_path] * 40))
+    assert len(set(claimed)) == 40
+
+
+def test_finds_the_newest_run_that_has_the_checkpoint(tmp_path):
+    make(tmp_path, 2, "best", "last")
+    newest = make(tmp_path, 10, "best")
+    make(tmp_path, 11)
+    assert runs.find_checkpoint(None, tmp_path) == newest / "best.ckpt"
+    assert runs.find_checkpoint("best", tmp_path) == newest / "best.ckpt"
+    assert runs.find_checkpoint("last", tmp_path).parent.parent.name == "version_2"
+
+
+def test_a_path_is_taken_as_it_is(tmp_path):
+    path = make(tmp_path, 0, "other") / "other.ckpt"
+    assert runs.find_checkpoint(str(path), tmp_path) == path
+
+
+def test_says_what_to_do_when_there_is_none(tmp_path):
+    with pytest.raises(UserError, match=r"no trained model in .*lightning_logs: run 'python -m fmnist fit"):
+        runs.find_checkpoint(None, tmp_path)
+    make(tmp_path, 3, "best")
+    with pytest.raises(UserError, match=r"nope: there is no such file; the newest run's is .*version_3"):
+        runs.find_checkpoint("nope", tmp_path)
+
+
+def test_knows_the_run_of_a_checkpoint(tmp_path):
+    folder = make(tmp_path, 0, "best")
+    assert runs.run_folder(folder / "best.ckpt") == folder.parent
+    assert runs.run_folder(tmp_path / "best.ckpt") is None
+
+
+def test_does_not_import_torch():
+    code = "import sys, fmnist.runs, fmnist.__main__; assert not {'torch', 'lightning'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
