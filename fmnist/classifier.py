@@ -49,7 +49,7 @@ class ImageClassifier(LightningModule):
         activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
         mean: float = 0.2860,
         std: float = 0.3530,
-        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1),
         lr_schedule: Schedule = "constant",
         warmup_ratio: float = 0.0,
         label_smoothing: float = 0.0,

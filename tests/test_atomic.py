@@ -15,8 +15,13 @@ def test_file_appears_complete_and_alone(tmp_path):
 def test_failure_keeps_the_previous_content(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")
-    with pytest.raises(OSError, match="disk full"), atomic_path(path) as part:
-        part.write_text("half")
-        raise OSError("disk full")
+
+    def fail():
+        with atomic_path(path) as part:
+            part.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

@@ -35,7 +35,7 @@ def test_fit_leaves_what_the_contract_says(trained):
     events = next(name for name in left if name.startswith("events.out.tfevents"))
     files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", events, "metrics.csv"]
     assert left == sorted(files)
-    assert os.listdir("lightning_logs") == ["version_0"]
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
     for part in ("fit on cpu", "epoch 2/2", f"run:  {RUN}", f"best: {RUN}/checkpoints/best.ckpt", "fmnist test --ckpt"):
         assert part in trained
 
@@ -68,7 +68,9 @@ def test_test_evaluates_the_newest_runs_best(trained, cli):
     assert metrics["num_samples"] == 200
     assert metrics["checkpoint"] == f"{RUN}/checkpoints/best.ckpt"
     assert f"{metrics['accuracy']:.4f}" in out
-    assert os.listdir("lightning_logs") == ["version_0"], "an evaluation leaves no folder of its own"
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"], (
+        "an evaluation leaves no folder of its own"
+    )
 
 
 def test_validate_repeats_what_fit_had_measured(trained, cli):
@@ -234,28 +236,15 @@ def test_debug_variable_shows_the_traceback(workplace):
     assert "UserError" in done.stderr
 
 
-def test_a_whole_run_prints_no_warning(workplace, small_contents):
-    for name, content in small_contents.items():
-        path = workplace / "data" / "FashionMNIST" / "raw" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    code = f"""
-import sys, warnings
-from fmnist import fashion_mnist
-fashion_mnist.FashionMNIST.files = {{name: (size, '') for name, size in { ({k: len(v) for k, v in small_contents.items()}) }.items()}}
-from fmnist.__main__ import main
-sys.exit(main(sys.argv[1:]))
-"""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    for words in (
-        ["fit", *map(str, SMALL)],
-        ["fit", *map(str, SMALL), "--data.val_size=0"],
+def test_a_whole_run_prints_no_warning(workplace, real_root):
+    words = [*map(str, SMALL), f"--data.source.root={real_root}", "--trainer.limit_train_batches=5"]
+    for command in (
+        ["fit", *words],
+        ["fit", *words, "--data.val_size=0"],
         ["test"],
-        ["prepare", "--data.val_size=9"],
+        ["validate", "--data.val_size=99"],
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, timeout=120
-        )
+        done = spawn(*command, cwd=workplace, PYTHONWARNINGS="default")
         assert (done.returncode, done.stderr) == (0, "")
         assert "Tip" not in done.stdout
 

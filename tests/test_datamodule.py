@@ -76,8 +76,13 @@ def test_val_size_0_trains_on_all(make):
 
 @pytest.mark.parametrize(
     ("stage", "present"),
-    [("fit", (True, True, False)), ("validate", (True, True, False)), ("test", (False, False, True))]
-    + [("predict", (False, False, True)), (None, (True, True, True))],
+    [
+        ("fit", (True, True, False)),
+        ("validate", (True, True, False)),
+        ("test", (False, False, True)),
+        ("predict", (False, False, True)),
+        (None, (True, True, True)),
+    ],
 )
 def test_setup_reads_what_the_stage_needs(workplace, stage, present):
     data = FashionMNISTDataModule(val_size=100)

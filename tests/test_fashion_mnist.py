@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import http.server
 import shutil
@@ -58,10 +59,8 @@ def serve(no_system_copy):
                 pass
 
             def handle(self):
-                try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # clients give up, as they should
                     super().handle()
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the client gave up, as it should
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
