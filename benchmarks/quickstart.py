@@ -1,6 +1,6 @@
 """The reference recipe, epoch by epoch, beside its published output.
 
-    python benchmarks/quickstart.py --seeds 5
+    python benchmarks/quickstart.py [--seeds 5] [any option of fit]
 
 Trains ``configs/quickstart.yaml`` with one checkpoint kept per epoch, runs ``test`` on each of them
 afterwards, and prints mean ± std over the seeds beside the published table. The test set is only
@@ -9,10 +9,9 @@ reported here: nothing is chosen by it. Finished seeds are kept in ``lightning_l
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 from pathlib import Path
+
+from seeds import call, summarize
 
 # Accuracy and average loss on the test set after each epoch, as published with the recipe.
 PUBLISHED = [(0.473, 2.1499), (0.541, 1.8640), (0.603, 1.4950), (0.637, 1.2357), (0.650, 1.0742)]
@@ -23,43 +22,32 @@ def main() -> None:
     """Trains, tests and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="use the seeds 0 to N - 1 (default 5)")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     folder = Path("lightning_logs/quickstart")
-    runs = [run_seed(seed, folder / f"seed_{seed}") for seed in range(args.seeds)]
+    runs = [run_seed(seed, folder / f"seed_{seed}", options) for seed in range(args.seeds)]
     print("\nepoch  accuracy: published        ours (std)   loss: published        ours (std)")
     for epoch, (accuracy, loss) in enumerate(PUBLISHED):
-        ours = [[run[epoch][key] for run in runs] for key in ("accuracy", "loss")]
-        (mean_accuracy, std_accuracy), (mean_loss, std_loss) = map(mean_and_std, ours)
+        ours = summarize([{key: run[epoch][key] for key in ("accuracy", "loss")} for run in runs])
         print(
-            f"{epoch + 1:5}  {accuracy:19.1%}  {mean_accuracy:8.1%} ({std_accuracy:.1%})"
-            f"  {loss:15.4f}  {mean_loss:8.4f} ({std_loss:.4f})"
+            f"{epoch + 1:5}  {accuracy:19.1%}  {ours['accuracy']['mean']:8.1%} ({ours['accuracy']['std']:.1%})"
+            f"  {loss:15.4f}  {ours['loss']['mean']:8.4f} ({ours['loss']['std']:.4f})"
         )
 
 
-def run_seed(seed: int, folder: Path) -> list[dict[str, float]]:
+def run_seed(seed: int, folder: Path, options: list[str]) -> list[dict[str, float]]:
     """Trains one seed and tests every epoch, unless that has been done."""
     result = folder / "result.json"
     if not result.exists():
         keep = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
         each = ["save_top_k=-1", f"dirpath={folder / 'epochs'}", "filename={epoch}", "enable_version_counter=false"]
-        call("fit", "--config", CONFIG, f"--seed_everything={seed}", "--trainer.default_root_dir", folder,
-             keep, *(f"--trainer.callbacks.{option}" for option in each))  # fmt: skip
+        where = ["--trainer.default_root_dir", folder, keep, *(f"--trainer.callbacks.{option}" for option in each)]
+        call("fit", "--config", CONFIG, f"--seed_everything={seed}", *where, *options)
         rows = []
         for epoch in range(len(PUBLISHED)):
             call("test", "--ckpt_path", folder / "epochs" / f"epoch={epoch}.ckpt")
             rows.append(json.loads((folder / "epochs" / "test" / "metrics.json").read_text()))
         result.write_text(json.dumps(rows))
     return json.loads(result.read_text())  # type: ignore[no-any-return]
-
-
-def call(*words: object) -> None:
-    """Runs a command of fmnist, and stops everything if it fails."""
-    subprocess.run([sys.executable, "-m", "fmnist", *map(str, words)], check=True)
-
-
-def mean_and_std(values: list[float]) -> tuple[float, float]:
-    """Returns the mean and the sample standard deviation."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -13,15 +13,12 @@ from fmnist import __version__
 from fmnist.errors import UserError
 
 VERBS = {
-    "fit": "train a model on Fashion-MNIST, or continue a training",
+    "fit": "train a model, or continue a training",
     "validate": "evaluate a trained model on the validation images",
     "test": "evaluate a trained model on the official test images",
+    "predict": "classify the test images, into a file or one on the screen",
     "prepare": "fetch and verify the data, and describe it",
 }
-HELP = f"""usage: fmnist VERB [options]
-
-{__doc__.splitlines()[0]}
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +53,7 @@ def _run(argv: list[str]) -> int:
     elif argv[0] in VERBS:
         from fmnist import cli  # imports torch
 
-        cli.run(argv[0], argv[1:])
+        cli.run(argv[0], VERBS[argv[0]], argv[1:])
     else:
         near = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(VERBS)}"

@@ -34,13 +34,14 @@ class RunFolder(SaveConfigCallback):
         self.tensorboard = tensorboard
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claims a folder, or takes that of the resumed run, and sends everything there."""
-        if stage != "fit":
-            return
+        """Does nothing yet: a mistake that is found while things are set up must leave no folder."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Claims a folder, or takes that of the checkpoint, and sends everything there."""
         folder = trainer.strategy.broadcast(self._claim(trainer) if trainer.is_global_zero else Path())
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
-                callback.dirpath = str(folder / "checkpoints")
+                callback.move_to(folder / "checkpoints")
             elif isinstance(callback, History):
                 callback.dirpath = str(folder)
         if self.tensorboard:
@@ -60,7 +61,7 @@ class RunFolder(SaveConfigCallback):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that always has the same name, and whose record survives when the run is moved."""
+    """A ModelCheckpoint of a fixed name, whose record survives when the run is moved."""
 
     def __init__(self, filename: str, monitor: str | None = None) -> None:
         super().__init__(filename=filename, monitor=monitor, mode="max", enable_version_counter=False)
@@ -70,15 +71,25 @@ class RunCheckpoint(ModelCheckpoint):
         """Name of this callback's record in a checkpoint."""
         return self._generate_state_key(filename=self.filename)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Does nothing: the run folder is given by ``move_to``."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the record of a checkpoint, with its paths changed to where the run is now."""
+        """Takes the record of a checkpoint."""
+        self.dirpath = state_dict["dirpath"]  # another folder would make Lightning drop half of the record
+        super().load_state_dict(state_dict)
+
+    def move_to(self, folder: Path) -> None:
+        """Changes the folder, and the record of what has been saved in it."""
 
         def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+            return str(folder / Path(path).name) if path else ""
 
-        moved = {key: here(value) if key.endswith("_path") else value for key, value in state_dict.items()}
-        moved["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**moved, "dirpath": self.dirpath})
+        self.dirpath = str(folder)
+        self.best_model_path = here(self.best_model_path)
+        self.last_model_path = here(self.last_model_path)
+        self.kth_best_model_path = here(self.kth_best_model_path)
+        self.best_k_models = {here(path): score for path, score in self.best_k_models.items()}
 
 
 def run_checkpoints(validated: bool) -> list[RunCheckpoint]:

@@ -1,17 +1,18 @@
 """Checkpoints and the settings beside them, read without running anything in them."""
 
-import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
 from fmnist.runs import run_folder
 
 Checkpoint = dict[str, Any]
+# Settings that can name a class, in full or in short
+NAMING_KEYS = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
 TRUSTED = ("fmnist.", "lightning.pytorch.", "torch.")
 
 
@@ -39,7 +40,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if not known or "state_dict" not in checkpoint:
         raise UserError(f"{path} is the checkpoint of another project: give another --ckpt_path")
-    _refuse_foreign_classes(checkpoint["hyper_parameters"], path)
+    _refuse_foreign_classes(checkpoint["hyper_parameters"], path, TRUSTED)
     return dict(checkpoint)
 
 
@@ -63,14 +64,26 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...]) -> dict[str, Any]
     try:
         saved = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         settings = {key: saved[key] for key in keys if key in saved}
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+        _refuse_foreign_classes(settings.get("data"), path, ("fmnist.",))
+        _refuse_foreign_classes(settings, path, TRUSTED)
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error
-    _refuse_foreign_classes(settings, path)
     return settings
 
 
-def _refuse_foreign_classes(settings: dict[str, Any], path: Path) -> None:
+def _refuse_foreign_classes(settings: Any, path: Path, trusted: tuple[str, ...]) -> None:
     """Naming a class is running its code: what is read unasked may name those of known packages only."""
-    for name in re.findall(r'"class_path": "([^"]*)"', json.dumps(settings, default=str)):
-        if not name.startswith(TRUSTED):
-            raise UserError(f"{path} names the class {name}: if you trust it, give the run's config.yaml by --config")
+    for name in _class_names(settings):
+        known = name.startswith(trusted)
+        check(known, f"{path} names {name}: if you trust it, give the run's config.yaml yourself with --config")
+
+
+def _class_names(node: Any, key: object = None) -> Iterator[str]:
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _class_names(value, name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _class_names(value, key)
+    elif isinstance(node, str) and "." in node and key in NAMING_KEYS:
+        yield node

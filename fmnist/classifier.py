@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
 from fmnist.metrics import LossAndAccuracy
 from fmnist.mlp import MLP
 from fmnist.seeds import mix_seeds
@@ -35,7 +35,7 @@ class ImageClassifier(LightningModule):
         optimizer: Optimizer class and its settings, such as ``SGD`` with ``lr``.
         lr_schedule: Course of the learning rate over all steps, after the warm-up.
         warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
-        label_smoothing: Share of the target spread evenly over all classes, in training only.
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
         class_names: Names of the classes; taken from the data if not given.
     """
 
@@ -56,6 +56,11 @@ class ImageClassifier(LightningModule):
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
+        check(all(width > 0 for width in hidden_dims), f"model.hidden_dims is {hidden_dims}: widths are positive")
+        check(0 <= dropout < 1, f"model.dropout is {dropout}: it must be in [0, 1)")
+        check(std > 0, f"model.std is {std}: it must be positive")
+        check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
+        check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
         self.save_hyperparameters(logger=False)
         # Plain values only, so that every checkpoint loads with weights_only=True.
         self.hparams["hidden_dims"] = list(hidden_dims)
@@ -84,10 +89,9 @@ class ImageClassifier(LightningModule):
         data = self._trainer.datamodule if self._trainer else None  # type: ignore[attr-defined]
         found = getattr(data, "class_names", None)
         known = self.hparams["class_names"]
-        if known is None and found is None:
-            raise UserError("the classes are unknown: give ImageClassifier class_names, or train with a data module")
-        if known and found and known != found:
-            raise UserError(f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
+        check(bool(known or found), "the classes are unknown: give class_names, or train with a data module")
+        if known and found:
+            check(known == found, f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
         if self.network is None:
             self.hparams["class_names"] = known or found
             self.network = self._build()
@@ -107,6 +111,14 @@ class ImageClassifier(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Adds a batch to the test metrics."""
         self._step(batch, self.test_metrics)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Returns the probabilities of a batch, float (B, num_classes)."""
+        return self.probabilities(batch[0])
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Maps images, uint8 (B, 1, 28, 28), to probabilities, float (B, num_classes)."""
+        return torch.softmax(self(images).float() / self.temperature, dim=1)
 
     def _step(self, batch: tuple[Tensor, Tensor], metrics: LossAndAccuracy, label_smoothing: float = 0.0) -> Tensor:
         images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
@@ -136,11 +148,12 @@ class ImageClassifier(LightningModule):
     def _log_epoch(self, stage: str, metrics: LossAndAccuracy) -> None:
         values = metrics.compute()
         metrics.reset()
-        if stage == "train" and not values["loss"].isfinite():  # before any checkpoint is written
+        if stage == "train":  # before any checkpoint is written
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            raise UserError(
+            check(
+                bool(values["loss"].isfinite()),
                 f"the training loss is {values['loss']:f} after epoch {self.current_epoch + 1} at learning rate "
-                f"{rate:.3g}: lower --model.optimizer.lr"
+                f"{rate:.3g}: lower --model.optimizer.lr",
             )
         logged = {f"{stage}/{name}": values[name] for name in ("loss", "acc")}
         self.log_dict(logged, prog_bar=True, on_step=False, on_epoch=True)
@@ -170,8 +183,7 @@ def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule:
         warmup_ratio: Share of ``total`` in which the factor rises linearly to 1.
         schedule: Course from there on: ``constant`` stays 1, the others fall to 0 at ``total``.
     """
-    if math.isinf(total):
-        raise UserError("a learning rate schedule needs an end: set --trainer.max_epochs or --trainer.max_steps")
+    check(math.isfinite(total), "a learning rate schedule needs an end: set --trainer.max_epochs or max_steps")
     warmup = round(warmup_ratio * total)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -189,8 +201,14 @@ def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
 
     Returns:
         Its ``class_path`` and ``init_args``, as the command line writes them.
+
+    Raises:
+        UserError: The optimizer refuses its settings.
     """
-    made = optimizer([nn.Parameter(torch.zeros(1))])
+    try:
+        made = optimizer([nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.optimizer: {error}") from error
     known = inspect.signature(type(made)).parameters
     plain = (bool, int, float, str, list, tuple, type(None))
     return {

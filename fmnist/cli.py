@@ -1,18 +1,17 @@
 """The command line: LightningCLI for fit, validate and test; a plain function for prepare."""
 
 import argparse
-import difflib
 import json
 import logging
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -24,8 +23,10 @@ from fmnist.callbacks import SHARED_KEYS, EpochBar, RunCheckpoint, RunFolder, ru
 from fmnist.checkpoint import Checkpoint, read_checkpoint, read_run_settings
 from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
 from fmnist.history import History
+from fmnist.parser import EPILOG, Parser
+from fmnist.predictions import check_output, label_rows, write_rows
 from fmnist.prepare import prepare
 from fmnist.report import write_metrics
 
@@ -33,38 +34,23 @@ DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
 
 
-def run(verb: str, argv: list[str]) -> None:
-    """Runs a verb with the words typed after it."""
+def run(verb: str, description: str, argv: list[str]) -> None:
+    """Runs a verb, described in a few words, with what was typed after it."""
     _quiet()
+    options = {"usage": f"fmnist {verb} [options]", "description": f"{description[0].upper()}{description[1:]}."}
     try:
         if verb == "prepare":
-            _prepare(argv)
+            _prepare(argv, options)
         else:
-            _CLI(verb, argv)
+            _CLI(verb, argv, options)
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
-
-
-class _Parser(LightningArgumentParser):
-    """Reports a mistake as one line, with the nearest option for an unknown one."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)  # a misspelt option is not taken for another
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: --([^\s=]+)", message)
-        if unknown:
-            name = unknown[1] or unknown[2]
-            options = getattr(ex, "subcommand_parser", self).get_defaults().keys(branches=True)
-            near = difflib.get_close_matches(name, options, n=1)
-            message = f"there is no option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
-        raise UserError(message[:400]) from ex
 
 
 class _CLI(LightningCLI):
     """LightningCLI for one verb, with checkpoints resolved and runs kept in folders of their own."""
 
-    def __init__(self, verb: str, argv: list[str]) -> None:
+    def __init__(self, verb: str, argv: list[str], options: dict[str, str]) -> None:
         self.verb = verb
         self.checkpoint_path = Path()
         self.checkpoint: Checkpoint = {}
@@ -79,19 +65,23 @@ class _CLI(LightningCLI):
                 "enable_model_summary": False,
             },
             seed_everything_default=42,
-            parser_kwargs={"prog": "fmnist"},
-            parser_class=_Parser,
+            parser_kwargs={verb: {**options, "epilog": EPILOG[verb]}},
+            parser_class=Parser,
             auto_configure_optimizers=False,
             args=[verb, *argv],
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Returns this verb alone: building the options of the others would take seconds."""
-        return {self.verb: super().subcommands()[self.verb]}
+        return {self.verb: super().subcommands()[self.verb] | {"verbose", "weights_only", "return_predictions"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Names the default source in the parser, so that ``--data.source.root X`` works by itself."""
         parser.set_defaults(DEFAULT_SOURCE)
+        if self.verb == "predict":
+            parser.add_argument("--output", type=str | None, help="File to write, .csv or .jsonl.")
+            parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+            parser.add_argument("--index", type=int | None, help="Print the prediction for this test image instead.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the words typed, on top of the settings of the run that the checkpoint belongs to."""
@@ -104,7 +94,10 @@ class _CLI(LightningCLI):
             inherited = read_run_settings(self.checkpoint_path, SHARED_KEYS if self.verb == "fit" else ("data",))
             words[1:1] = ["--config", json.dumps(inherited)]
             words += ["--ckpt_path", str(self.checkpoint_path)]
-        self.config = parser.parse_args(words)
+        try:
+            self.config = parser.parse_args(words)
+        except UnicodeDecodeError as error:
+            raise UserError(f"a configuration file is not text: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
@@ -133,7 +126,10 @@ class _CLI(LightningCLI):
             kwargs["enable_progress_bar"] = shown
             callbacks += [EpochBar(refresh_rate=20)] if shown else []
         self.trainer_defaults["callbacks"] = callbacks
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ImportError, TypeError, ValueError) as error:  # how the trainer refuses a setting
+            raise UserError(f"trainer: {error}") from error
 
     def fit(self, model: ImageClassifier, **kwargs: Any) -> None:
         """Trains, and says where things are."""
@@ -141,7 +137,14 @@ class _CLI(LightningCLI):
         if done and 0 < (self.trainer.max_epochs or 0) <= done:
             _say(f"{self.checkpoint_path} has all {done} epochs: nothing to do; for more, raise --trainer.max_epochs")
             return
-        _say(f"fit on {_device(self.trainer)}")
+        if done:
+            check(
+                "optimizer_states" in self.checkpoint,
+                f"{self.checkpoint_path} cannot be continued: it has no optimizer",
+            )
+            self._load_weights()
+        else:
+            _say(f"fit on {_device(self.trainer)}")
         self.trainer.fit(model, **kwargs)
         best = self.trainer.checkpoint_callback
         if isinstance(best, RunCheckpoint) and best.best_model_path:
@@ -152,8 +155,7 @@ class _CLI(LightningCLI):
 
     def validate(self, datamodule: FashionMNISTDataModule, **_: Any) -> None:
         """Evaluates on the validation images and prints a table."""
-        if not datamodule.val_size:
-            raise UserError("data.val_size is 0, so there are no validation images: give --data.val_size 5000")
+        check(datamodule.val_size > 0, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
         self._evaluate("validate")
 
     def test(self, **_: Any) -> None:
@@ -162,15 +164,62 @@ class _CLI(LightningCLI):
         if self.trainer.is_global_zero and "test/num_samples" in results:
             _say(f"written: {write_metrics(results, self.checkpoint_path, self.checkpoint['epoch'] + 1)}")
 
+    def predict(self, **_: Any) -> None:
+        """Classifies the test images: all into a file, or one on the screen."""
+        settings = self.config_init[self.verb]
+        if settings.index is not None:
+            self._predict_one(settings.index)
+        elif settings.output is None:
+            raise UserError("say where the predictions go, --output FILE.csv or FILE.jsonl, or give --index I for one")
+        else:
+            check_output(Path(settings.output), settings.overwrite)
+            self._load_weights()
+            batches: Any = self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=True)
+            probabilities = _merge_shares(torch.cat(batches), self.trainer.world_size)
+            if self.trainer.is_global_zero:
+                labels = self.datamodule.test_set.labels
+                write_rows(label_rows(probabilities, labels, self.datamodule.class_names), Path(settings.output))
+                _say(f"written: {settings.output} ({len(labels):,} predictions)")
+
+    def _predict_one(self, index: int) -> None:
+        self._load_weights()
+        self.datamodule.prepare_data()
+        self.datamodule.setup("predict")
+        test = self.datamodule.test_set
+        check(0 <= index < len(test), f"--index {index}: the test images are numbered from 0 to {len(test) - 1}")
+        with torch.inference_mode():
+            probabilities = self.model.eval().probabilities(test.images[index : index + 1])
+        (row,) = label_rows(probabilities, test.labels[index : index + 1], self.datamodule.class_names)
+        _say(f'predicted "{row["predicted"]}" ({row["probability"]:.1%}), actual "{row["actual"]}"')
+
     def _evaluate(self, verb: str) -> dict[str, float]:
-        self.model.configure_model()
-        self.model.load_state_dict(self.checkpoint["state_dict"])
-        _say(f"{verb}: {self.checkpoint_path} (epoch {self.checkpoint['epoch'] + 1}) on {_device(self.trainer)}")
+        self._load_weights()
         results: dict[str, float]
         (results,) = getattr(self.trainer, verb)(self.model, datamodule=self.datamodule, verbose=False)
         for name, value in sorted(results.items()):
             _say(f"  {name:16}{value:10.0f}" if name.endswith("num_samples") else f"  {name:16}{value:10.4f}")
         return results
+
+    def _load_weights(self) -> None:
+        self.model.configure_model()
+        try:
+            self.model.load_state_dict(self.checkpoint["state_dict"])
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.checkpoint_path}: the weights do not fit the network it describes") from error
+        epoch = self.checkpoint["epoch"] + 1
+        _say(f"{self.verb}: {self.checkpoint_path} (epoch {epoch}) on {_device(self.trainer)}")
+
+
+def _merge_shares(share: torch.Tensor, world_size: int) -> torch.Tensor:
+    """Puts the rows of all processes, each of which had every N-th sample, back into order."""
+    if world_size == 1:
+        return share
+    shares: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(shares, share.cpu())
+    merged = share.new_empty(sum(map(len, shares)), share.shape[1], device="cpu")
+    for rank, part in enumerate(shares):
+        merged[rank::world_size] = part
+    return merged
 
 
 def _scan(words: list[str]) -> argparse.Namespace:
@@ -205,21 +254,20 @@ def _device(trainer: Trainer) -> str:
 
 def _quiet() -> None:
     """Silences what Lightning says of its own affairs."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images in memory need none
         ".*smaller than the logging interval.*",  # metrics are logged once an epoch
         ".*sync_dist=True.*",  # the metrics are synchronized by themselves
         ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
-        ".*Checkpoint directory .* exists and is not empty.*",  # resuming into the same folder
     ):
         warnings.filterwarnings("ignore", message)
 
 
-def _prepare(argv: list[str]) -> None:
-    parser = _Parser(prog="fmnist prepare", description="Fetches and verifies the data, and describes it.")
+def _prepare(argv: list[str], options: dict[str, str]) -> None:
+    parser = Parser(**options, epilog=EPILOG["prepare"])
     parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
     parser.add_class_arguments(FashionMNISTDataModule, "data")
     parser.set_defaults(DEFAULT_SOURCE)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fmnist.augment import random_flip, random_shift
-from fmnist.errors import UserError
+from fmnist.errors import check
 from fmnist.sampler import EpochSampler
 from fmnist.sources import FashionMNIST, Source
 
@@ -55,8 +55,9 @@ class FashionMNISTDataModule(LightningDataModule):
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
-        _at_least(0, val_size=val_size, shift=shift, num_workers=num_workers, split_seed=split_seed)
-        _at_least(1, batch_size=batch_size)
+        for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
+            value = getattr(self, name)
+            check(value >= least, f"data.{name} is {value}: it must be at least {least}")
 
     @property
     def class_names(self) -> list[str]:
@@ -81,12 +82,12 @@ class FashionMNISTDataModule(LightningDataModule):
 
     def _check_batch_size(self) -> None:
         world_size = self.trainer.world_size if self.trainer else 1
-        if self.batch_size % world_size:
-            near = max(1, round(self.batch_size / world_size)) * world_size
-            raise UserError(
-                f"data.batch_size {self.batch_size} cannot be shared equally by {world_size} devices: "
-                f"give --data.batch_size {near}"
-            )
+        near = max(1, round(self.batch_size / world_size)) * world_size
+        check(
+            self.batch_size % world_size == 0,
+            f"data.batch_size {self.batch_size} cannot be shared equally by {world_size} devices: "
+            f"give --data.batch_size {near}",
+        )
 
     def _split(self, images: Tensor, labels: Tensor) -> tuple["_Images", "_Images"]:
         if self.val_size == 0:
@@ -170,8 +171,7 @@ def stratified_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, 
         UserError: Nothing would be left for training.
     """
     size = len(labels)
-    if val_size >= size:
-        raise UserError(f"data.val_size {val_size} leaves nothing to train on: there are {size} training images")
+    check(val_size < size, f"data.val_size {val_size} leaves nothing to train on: there are {size} training images")
     shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     # Equal steps through the samples sorted by class meet each class in proportion to its size.
@@ -179,9 +179,3 @@ def stratified_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, 
     chosen = torch.zeros(size, dtype=torch.bool)
     chosen[by_class[steps]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
-
-
-def _at_least(limit: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < limit:
-            raise UserError(f"data.{name} is {value}: it must be at least {limit}")

@@ -1,6 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from fmnist.atomic import atomic_path
+from tests.conftest import ROOT
 
 
 def test_file_appears_complete_and_alone(tmp_path):
@@ -25,3 +29,18 @@ def test_failure_keeps_the_previous_content(tmp_path):
         fail()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_process_leaves_the_previous_content(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+    code = """
+import os, pathlib, signal, sys
+from fmnist.atomic import atomic_path
+with atomic_path(pathlib.Path(sys.argv[1])) as part:
+    part.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT)
+    assert done.returncode == -9
+    assert path.read_text() == "before"

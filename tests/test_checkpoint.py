@@ -48,7 +48,7 @@ def test_refuses_anything_else_in_one_line_and_runs_nothing(tmp_path, monkeypatc
 def test_refuses_an_optimizer_of_an_unknown_package(tmp_path):
     path = tmp_path / "bad.ckpt"
     write(path, hyper_parameters={"hidden_dims": [8], "optimizer": {"class_path": "evil.SGD"}})
-    with pytest.raises(UserError, match=r"names the class evil\.SGD"):
+    with pytest.raises(UserError, match=r"names evil\.SGD"):
         read_checkpoint(path)
 
 
@@ -73,10 +73,13 @@ def test_outside_a_run_there_are_none(run):
     [
         ("data: [", "is not a configuration"),
         ("just text", "is not a configuration"),
-        ("data: {source: {class_path: os.system}}", "names the class os.system"),
+        ("data: {source: {class_path: os.system}}", "names os.system"),
+        ("data: {source: torch.nn.Linear}", "names torch.nn.Linear"),
+        ("data: {}\ntrainer: {callbacks: [evil.Callback]}", "names evil.Callback"),
+        ("data: &x [*x]", "is not a configuration"),
     ],
 )
 def test_refuses_a_damaged_or_foreign_configuration(run, content, message):
     (run / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=message):
-        read_run_settings(run / "checkpoints" / "best.ckpt", ("data",))
+        read_run_settings(run / "checkpoints" / "best.ckpt", ("data", "trainer"))

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -128,6 +129,72 @@ def test_the_checkpoint_decides_the_network_and_says_so(trained, cli):
     assert out.count("notice") == 1
 
 
+def test_predict_writes_what_test_measures(trained, cli):
+    assert cli("test")[0] == 0
+    accuracy = json.loads((RUN / "test" / "metrics.json").read_text())["accuracy"]
+    for name in ("out.csv", "out.jsonl"):
+        code, out, err = cli("predict", "--output", name)
+        assert (code, err) == (0, "")
+        assert f"written: {name} (200 predictions)" in out
+    with Path("out.csv").open() as file:
+        table = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [int(row["index"]) for row in table] == [line["index"] for line in lines] == list(range(200))
+    assert sum(row["predicted"] == row["actual"] for row in table) == round(accuracy * 200)
+    for row, line in zip(table, lines, strict=True):
+        assert row["predicted"] == line["predicted"]
+        probabilities = [float(value) for key, value in row.items() if key.startswith("p(")]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert max(probabilities) == float(row["probability"]) == line["probability"]
+
+
+def test_predict_keeps_an_existing_file(trained, cli):
+    Path("out.csv").write_text("precious")
+    code, _, err = cli("predict", "--output", "out.csv")
+    assert code == 2
+    assert "out.csv: the file exists; add --overwrite to replace it" in err
+    assert Path("out.csv").read_text() == "precious"
+    assert cli("predict", "--output", "out.csv", "--overwrite")[0] == 0
+    assert Path("out.csv").read_text().startswith("index,predicted,probability,p(T-shirt/top),")
+
+
+def test_predict_prints_one(trained, cli):
+    cli("predict", "--output", "out.jsonl")
+    row = json.loads(Path("out.jsonl").read_text().splitlines()[7])
+    code, out, err = cli("predict", "--index", 7)
+    assert (code, err) == (0, "")
+    line = f'predicted "{row["predicted"]}" ({row["probability"]:.1%}), actual "{row["actual"]}"'
+    assert line in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say where the predictions go"),
+        (["--index", 200], "--index 200: the test images are numbered from 0 to 199"),
+        (["--index", -1], "numbered from 0 to 199"),
+        (["--output", "out.txt"], "must end in .csv or .jsonl"),
+    ],
+)
+def test_predict_says_what_is_missing(trained, cli, words, message):
+    code, _, err = cli("predict", *words)
+    assert code == 2
+    assert message in err
+
+
+def test_divergence_keeps_the_last_good_checkpoint(trained, cli):
+    good = weights(RUN / "checkpoints" / "best.ckpt")
+    # the schedule of the continued training ends at a learning rate that no network survives
+    saved = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    saved["optimizer_states"][0]["param_groups"][0]["lr"] = 1e30
+    torch.save(saved, RUN / "checkpoints" / "last.ckpt")
+    code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert code == 2
+    assert "training loss is nan after epoch 3 at learning rate 1e+30" in err
+    assert torch.equal(weights(RUN / "checkpoints" / "best.ckpt"), good)
+    assert torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
 def test_resumed_training_equals_the_uninterrupted_one(workplace, cli):
     settings = ("fit", *SMALL, "--model.dropout", 0.2, "--data.flip", "true", "--data.shift", 1, "--trainer.max_epochs")
     assert cli(*settings, 4)[0] == 0
@@ -194,40 +261,6 @@ def test_saved_and_printed_configurations_can_be_used_again(trained, cli, workpl
 def test_fast_dev_run_leaves_nothing(workplace, cli):
     assert cli("fit", *SMALL, "--trainer.fast_dev_run", "true")[0] == 0
     assert not Path("lightning_logs").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--trainer.max_epoch", "3"], "no option 'trainer.max_epoch': did you mean 'trainer.max_epochs'?"),
-        (["--model.dropot=0.5"], "no option 'model.dropot': did you mean 'model.dropout'?"),
-        (["--data.batch_size", "x"], "data.batch_size"),
-        (["--data.batch_size", "0"], "data.batch_size is 0: it must be at least 1"),
-        (["--data.val_size", "-5"], "data.val_size is -5: it must be at least 0"),
-        (["--data.val_size", "600"], "data.val_size 600 leaves nothing to train on"),
-        (["--model.activation", "step"], "model.activation"),
-        (["--config", "nope.yaml"], "nope.yaml"),
-        (["--config", "broken.yaml"], "config"),
-        (["--config", "typo.yaml"], "no option 'model.hiden_dims': did you mean 'model.hidden_dims'?"),
-        (["--trainer.accelerator", "gpu"], "gpu"),
-        (["--ckpt_path", "nope.ckpt"], "nope.ckpt: there is no such file"),
-        (["--ckpt_path", "broken.yaml"], "broken.yaml is not a checkpoint of fmnist"),
-        (["--ckpt_path"], "expected one argument"),
-        (["--model.optimizer.lr", "1e30"], "training loss is nan after epoch 1"),
-        (["--trainer.default_root_dir", "broken.yaml"], "broken.yaml"),
-    ],
-)
-def test_mistakes_get_one_line_and_leave_nothing(workplace, cli, words, message):
-    if torch.cuda.is_available() and "gpu" in words:
-        words = ["--trainer.accelerator", "tpu"]
-    (workplace / "broken.yaml").write_text("model: [")
-    (workplace / "typo.yaml").write_text("model: {hiden_dims: [3]}")
-    code, _, err = cli("fit", *SMALL, *words)
-    assert code == 2
-    assert err.count("\n") == 1, err
-    assert err.startswith("fmnist: error: ")
-    assert message in err
-    assert not list(workplace.rglob("*.ckpt"))
 
 
 def test_debug_variable_shows_the_traceback(workplace):

@@ -32,7 +32,11 @@ def test_wrong_verb_suggests_the_right_one(cli):
 def test_every_verb_has_a_help(cli, verb):
     code, out, err = cli(verb, "--help")
     assert (code, err) == (0, "")
-    assert "--data.batch_size" in out
+    assert out.startswith(f"usage: fmnist {verb} [options]")
+    assert "--data.val_size" in out
+    assert f"example: fmnist {verb} " in out
+    assert ("--model.dropout" in out) == (verb == "fit")
+    assert len(out.splitlines()) < 120
 
 
 def test_light_things_do_not_import_torch():

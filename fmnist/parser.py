@@ -1,0 +1,84 @@
+"""The command line's parser: one line for a mistake, a page for --help."""
+
+import argparse
+import difflib
+import re
+from typing import Any, NoReturn
+
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+
+from fmnist.errors import UserError
+
+# What --help shows of the trainer's fifty flags
+EVALUATION_FLAGS = {f"trainer.{flag}" for flag in ("accelerator", "devices", "precision", "default_root_dir")}
+TRAINING_FLAGS = {
+    f"trainer.{flag}"
+    for flag in (
+        *("accelerator", "devices", "num_nodes", "precision", "max_epochs", "accumulate_grad_batches"),
+        *("gradient_clip_val", "callbacks", "logger", "enable_progress_bar", "fast_dev_run", "default_root_dir"),
+    )
+}
+HELP = {
+    "config": "Configuration file; what is typed after it wins.",
+    "seed_everything": "Seed of the weights, the order of the images, dropout and augmentation.",
+    "ckpt_path": "A checkpoint's path, or 'best' or 'last' of the newest run.",
+    "trainer.accelerator": "Kind of device: auto, cpu, gpu or mps.",
+    "trainer.devices": "Number of devices, or a list of them; 'auto' takes all.",
+    "trainer.precision": "Arithmetic: 32-true, bf16-mixed, 16-mixed or 64-true.",
+    "trainer.logger": "Another logger than TensorBoard's, or false.",
+    "trainer.callbacks": "Callbacks; --trainer.callbacks+=EarlyStopping adds one.",
+    "trainer.default_root_dir": "Folder that holds lightning_logs.",
+}
+EPILOG = {
+    "fit": "example: fmnist fit --config configs/mlp.yaml --model.dropout 0.1",
+    "validate": "example: fmnist validate --ckpt_path last",
+    "test": "example: fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt",
+    "predict": "example: fmnist predict --output predictions.csv",
+    "prepare": "example: fmnist prepare --show samples.png",
+}
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Leaves out types and lists of known classes, which are longer than everything else together."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.option_strings and action.default not in (None, argparse.SUPPRESS)
+        return f"{action.help or ''}{' (default: %(default)s)' if shown else ''}"
+
+
+class Parser(LightningArgumentParser):
+    """Reports a mistake as one line, with the nearest option for an unknown one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # without abbreviations, a misspelt option is not taken for another
+        super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+
+    def format_help(self, *args: Any) -> str:
+        """Shows what most people need, in a sentence each."""
+        trains = "fmnist fit" in (self.usage or "")
+        flags = TRAINING_FLAGS if trains else EVALUATION_FLAGS
+        for action in self._actions:
+            action.help = HELP.get(action.dest, action.help)
+            group = action.dest.partition(".")[0]
+            if (
+                (group == "trainer" and action.dest not in flags)
+                or (group == "model" and not trains)
+                or action.dest.endswith(".help")
+                or action.dest in ("model", "data")
+            ):
+                action.help = argparse.SUPPRESS
+            elif action.help and action.help != argparse.SUPPRESS:
+                action.help = re.split(r"(?<=[.])\s|\n\n", action.help)[0]
+        self.epilog = f"{self.epilog}; --print_config shows every setting there is"
+        return super().format_help(*args)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises the mistake as a ``UserError``."""
+        unknown = re.search(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: --([^\s=]+)", message)
+        if unknown:
+            name = unknown[1] or unknown[2]
+            options = getattr(ex, "subcommand_parser", self).get_defaults().keys(branches=True)
+            near = difflib.get_close_matches(name, options, n=1)
+            message = f"there is no option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
+        raise UserError(message[:400]) from ex

@@ -1,0 +1,67 @@
+"""Predictions as a table: CSV or JSON Lines, by the ending of the file."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fmnist.atomic import atomic_path
+from fmnist.errors import check
+
+Row = dict[str, Any]
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Refuses, before any work is done, a file that could not be written in the end.
+
+    Raises:
+        UserError: The ending is unknown, or the file exists and may not be replaced.
+    """
+    check(path.suffix in (".csv", ".jsonl"), f"--output {path}: the name must end in .csv or .jsonl")
+    check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
+
+
+def describe(probabilities: Tensor, class_names: list[str]) -> Row:
+    """Writes the prediction for one image as plain values.
+
+    Args:
+        probabilities: float (num_classes,).
+        class_names: Name of each class.
+    """
+    values = [round(value, 6) for value in probabilities.tolist()]
+    best = int(probabilities.argmax())
+    columns = {f"p({name})": value for name, value in zip(class_names, values, strict=True)}
+    return {"predicted": class_names[best], "probability": values[best], **columns}
+
+
+def label_rows(probabilities: Tensor, labels: Tensor, class_names: list[str]) -> Iterator[Row]:
+    """Yields a row per image of a labelled set: its index, the prediction, and what it is.
+
+    Args:
+        probabilities: float (N, num_classes).
+        labels: int64 (N,).
+        class_names: Name of each class.
+    """
+    for index, (row, label) in enumerate(zip(probabilities, labels.tolist(), strict=True)):
+        yield {"index": index, **describe(row, class_names), "actual": class_names[label]}
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Writes rows of equal keys, one at a time, into a file that appears when it is complete.
+
+    Args:
+        rows: At least one.
+        path: A file that ends in ``.csv`` or ``.jsonl``.
+    """
+    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            return
+        writer = csv.writer(file, lineterminator="\n")
+        for number, row in enumerate(rows):
+            if number == 0:
+                writer.writerow(row)
+            writer.writerow(row.values())

@@ -1,0 +1,57 @@
+"""The scripts behind the README's figures, each in a process of its own on very little work."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+LITTLE = ("--seeds=1", "--model.hidden_dims=[8]", "--trainer.limit_train_batches=3")
+
+
+@pytest.fixture
+def run(workplace, real_root):
+    def run(script, *words):
+        (workplace / "data").exists() or (workplace / "data").symlink_to(real_root)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, words)]
+        done = subprocess.run(command, cwd=workplace, env=env, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
+
+
+def test_seeds_prints_saves_and_continues(run, workplace):
+    config = ROOT / "configs" / "mlp.yaml"
+    words = (config, *LITTLE, "--trainer.max_epochs=1")
+    out = run("seeds.py", *words)
+    assert "test_accuracy: 0." in out
+    assert "± 0.0000" in out
+    saved = json.loads((workplace / "lightning_logs/seeds/mlp/results.json").read_text())
+    assert saved["summary"]["test_accuracy"]["mean"] == saved["runs"][0]["test_accuracy"]
+    again = run("seeds.py", *words)
+    assert "epoch 1/1" not in again, "a finished seed is not trained again"
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+
+
+def test_quickstart_prints_the_published_table_beside_ours(run):
+    out = run("quickstart.py", *LITTLE)
+    rows = out.splitlines()[-5:]
+    assert [row.split()[:2] for row in rows] == [
+        ["1", "47.3%"],
+        ["2", "54.1%"],
+        ["3", "60.3%"],
+        ["4", "63.7%"],
+        ["5", "65.0%"],
+    ]
+
+
+def test_throughput_compares_both_loops(run, workplace):
+    out = run("throughput.py", "--batch_sizes=4096", "--repeats=1", "--json=rows.json")
+    (row,) = json.loads((workplace / "rows.json").read_text())
+    assert row["ratio"] == pytest.approx(row["fit"] / row["plain"])
+    assert f"{row['ratio']:.3f}" in out

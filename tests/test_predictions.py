@@ -1,0 +1,56 @@
+import csv
+import json
+
+import pytest
+import torch
+
+from fmnist import UserError
+from fmnist.predictions import check_output, describe, label_rows, write_rows
+
+NAMES = ["cat", 'dog, "big"', "föhn"]
+
+
+def rows():
+    probabilities = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]])
+    return label_rows(probabilities, torch.tensor([1, 2]), NAMES)
+
+
+def test_a_prediction_as_plain_values():
+    found = describe(torch.tensor([0.1, 0.7, 0.2]), NAMES)
+    assert found == {"predicted": NAMES[1], "probability": 0.7, "p(cat)": 0.1, f"p({NAMES[1]})": 0.7, "p(föhn)": 0.2}
+
+
+def test_csv(tmp_path):
+    write_rows(rows(), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [row["index"] for row in found] == ["0", "1"]
+    assert found[0]["predicted"] == NAMES[1]
+    assert found[1]["actual"] == "föhn"
+    assert float(found[1]["p(cat)"]) == 0.5
+
+
+def test_json_lines(tmp_path):
+    write_rows(rows(), tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert found == list(rows())
+
+
+def test_existing_file_is_kept_unless_told_otherwise(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("precious")
+    with pytest.raises(UserError, match="add --overwrite"):
+        check_output(path, overwrite=False)
+    check_output(path, overwrite=True)
+    with pytest.raises(UserError, match=r"must end in \.csv or \.jsonl"):
+        check_output(tmp_path / "out.txt", overwrite=False)
+
+
+def test_failure_in_the_middle_leaves_no_file(tmp_path):
+    def broken():
+        yield {"index": 0}
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_rows(broken(), tmp_path / "out.csv")
+    assert not list(tmp_path.iterdir())

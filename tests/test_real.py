@@ -1,0 +1,56 @@
+"""End to end on the real Fashion-MNIST, as a user runs it."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmnist.fashion_mnist import FashionMNIST
+from fmnist.prepare import count_duplicates
+from tests.conftest import ROOT, spawn
+
+pytestmark = pytest.mark.network
+
+
+def test_files_are_the_published_ones(real_root):
+    for name, (size, md5) in FashionMNIST.files.items():
+        content = (real_root / "FashionMNIST" / "raw" / name).read_bytes()
+        assert len(content) == size
+        assert hashlib.md5(content).hexdigest() == md5
+
+
+def test_todays_release_has_no_duplicates(real_root):
+    train, test = (FashionMNIST(real_root, train=part).data for part in (True, False))
+    assert count_duplicates(train, test) == (0, 0, 0)
+
+
+def test_default_normalization_is_that_of_the_training_images(real_root):
+    pixels = FashionMNIST(real_root).data.double() / 255
+    assert pixels.mean().item() == pytest.approx(0.2860, abs=1e-4)
+    assert pixels.std().item() == pytest.approx(0.3530, abs=1e-4)
+
+
+def test_two_processes_that_prepare_at_once_leave_one_good_copy(real_root, tmp_path):
+    system = str(real_root / "FashionMNIST" / "raw")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: spawn("prepare", cwd=tmp_path, FMNIST_DATA=system), range(2)))
+    assert [done.returncode for done in both] == [0, 0]
+    assert both[0].stdout == both[1].stdout
+    test_files_are_the_published_ones(tmp_path / "data")
+    assert len(list((tmp_path / "data" / "FashionMNIST" / "raw").iterdir())) == 4
+
+
+def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, "--trainer.max_epochs", 2)
+    code, _, err = cli("fit", *words)
+    assert (code, err) == (0, "")
+    assert cli("test")[0] == 0
+    metrics = json.loads(Path("lightning_logs/version_0/test/metrics.json").read_text())
+    assert metrics["num_samples"] == 10_000
+    assert metrics["accuracy"] > 0.84
+    checkpoint = torch.load(metrics["checkpoint"], weights_only=True)
+    assert checkpoint["hyper_parameters"]["class_names"][8] == "Bag"
