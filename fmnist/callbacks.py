@@ -105,7 +105,12 @@ def run_checkpoints(validated: bool) -> list[RunCheckpoint]:
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's progress bar, with epochs counted from one as everywhere else."""
+    """Lightning's progress bar, with epochs counted from one and no version of the logger."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Returns what stands at the end of the bar: loss and accuracy of the last finished epoch."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Shows which epoch begins."""

@@ -74,7 +74,7 @@ def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: P
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.3, 0.62 * len(class_names)), layout="constrained")
+    figure = Figure(figsize=(8, 0.62 * len(class_names)), layout="constrained")
     rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
     for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
         first = images[labels == label][:SAMPLES, 0]
@@ -82,4 +82,4 @@ def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: P
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    figure.savefig(path, format="png", dpi=120)
+    figure.savefig(path, format="png", dpi=120, bbox_inches="tight")
