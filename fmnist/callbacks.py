@@ -1,6 +1,5 @@
 """What every run of the command line carries: its folder, its checkpoints, its progress bar."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,10 @@ class RunFolder(SaveConfigCallback):
                 part.write_text(self._dump(), encoding="utf-8")
 
     def _claim(self, trainer: Trainer) -> Path:
-        known = runs.run_folder(self.checkpoint)
-        return known or runs.claim(Path(os.path.relpath(trainer.default_root_dir)))
+        root, here = Path(trainer.default_root_dir), Path.cwd()
+        return runs.run_folder(self.checkpoint) or runs.claim(
+            root.relative_to(here) if root.is_relative_to(here) else root
+        )
 
     def _dump(self) -> str:
         shared = Namespace(**{key: self.config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]

@@ -6,12 +6,14 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -85,15 +87,15 @@ class _CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the words typed, on top of the settings of the run that the checkpoint belongs to."""
-        words = list(args)
+        words = self.words = list(args)
         typed = _scan(words)
         asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
         if typed.ckpt_path or not (self.verb == "fit" or asks_for_help):
             self.checkpoint_path = _resolve(typed.ckpt_path, Path(typed.default_root_dir or "."))
             self.checkpoint = read_checkpoint(self.checkpoint_path)
             inherited = read_run_settings(self.checkpoint_path, SHARED_KEYS if self.verb == "fit" else ("data",))
-            words[1:1] = ["--config", json.dumps(inherited)]
-            words += ["--ckpt_path", str(self.checkpoint_path)]
+            chosen = ["--ckpt_path", str(self.checkpoint_path)]
+            words = [words[0], "--config", json.dumps(inherited), *words[1:], *chosen]
         try:
             self.config = parser.parse_args(words)
         except UnicodeDecodeError as error:
@@ -103,13 +105,14 @@ class _CLI(LightningCLI):
         """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
         if not self.checkpoint:
             return
-        asked = self.config[self.verb].model
+        asked = self.config[self.verb].model.as_dict()
         kept = {k: v for k, v in self.checkpoint["hyper_parameters"].items() if not k.startswith("_")}
         self.config = self.parser.parse_object({self.verb: {"model": kept}}, self.config)
-        defaults = self._parser(self.verb).get_defaults().model
-        for name, value in self.config[self.verb].model.items(branches=False):
-            if asked.get(name) not in (value, defaults.get(name)):
-                _say(f"notice: model.{name} stays {value}, as in the checkpoint ({asked.get(name)} was given)")
+        defaults = self._parser(self.verb).get_defaults().model.as_dict()
+        for name, value in self.config[self.verb].model.as_dict().items():
+            typed = any(word.startswith(f"--model.{name}") for word in self.words)
+            if asked[name] != value and (typed or asked[name] != defaults[name]):
+                _say(f"notice: model.{name} stays {value}, as in the checkpoint ({asked[name]} was given)")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
@@ -121,7 +124,8 @@ class _CLI(LightningCLI):
             self.save_config_kwargs = {"checkpoint": self.checkpoint_path, "tensorboard": tensorboard}
         if self.verb != "fit" or tensorboard:
             kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
-        if not any(isinstance(callback, ProgressBar) for callback in config.callbacks or []):
+        own = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        if not any(isinstance(callback, ProgressBar) for callback in own):
             shown = config.enable_progress_bar is not False and sys.stdout.isatty()
             kwargs["enable_progress_bar"] = shown
             callbacks += [EpochBar(refresh_rate=20)] if shown else []
@@ -137,11 +141,10 @@ class _CLI(LightningCLI):
         if done and 0 < (self.trainer.max_epochs or 0) <= done:
             _say(f"{self.checkpoint_path} has all {done} epochs: nothing to do; for more, raise --trainer.max_epochs")
             return
+        self.datamodule.check_batch_size(self.trainer.world_size)
         if done:
-            check(
-                "optimizer_states" in self.checkpoint,
-                f"{self.checkpoint_path} cannot be continued: it has no optimizer",
-            )
+            whole = "optimizer_states" in self.checkpoint
+            check(whole, f"{self.checkpoint_path} cannot be continued: it has no optimizer")
             self._load_weights()
         else:
             _say(f"fit on {_device(self.trainer)}")
@@ -161,7 +164,7 @@ class _CLI(LightningCLI):
     def test(self, **_: Any) -> None:
         """Evaluates on the test images, prints a table and writes ``test/metrics.json``."""
         results = self._evaluate("test")
-        if self.trainer.is_global_zero and "test/num_samples" in results:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             _say(f"written: {write_metrics(results, self.checkpoint_path, self.checkpoint['epoch'] + 1)}")
 
     def predict(self, **_: Any) -> None:
@@ -227,10 +230,17 @@ def _scan(words: list[str]) -> argparse.Namespace:
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scanner.add_argument("--ckpt_path")
     scanner.add_argument("--trainer.default_root_dir", dest="default_root_dir")
+    scanner.add_argument("-c", "--config", action="append", default=[])
     try:
-        return scanner.parse_known_args(words)[0]
+        typed = scanner.parse_known_args(words)[0]
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from error
+    for config in typed.config:
+        with suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # the real parser complains
+            settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
+            typed.default_root_dir = typed.default_root_dir or settings.get("trainer", {}).get("default_root_dir")
+    return typed
 
 
 def _resolve(spec: str | None, root: Path) -> Path:

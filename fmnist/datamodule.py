@@ -71,7 +71,7 @@ class FashionMNISTDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
         if stage in ("fit", None):
-            self._check_batch_size()
+            self.check_batch_size(self.trainer.world_size if self.trainer else 1)
             # seed_everything has set it; the first process decides, as all must draw the same order
             seed = torch.initial_seed()
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
@@ -80,8 +80,8 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage in ("test", "predict", None) and self.test_set is None:
             self.test_set = _Images(*self.source.load(train=False))
 
-    def _check_batch_size(self) -> None:
-        world_size = self.trainer.world_size if self.trainer else 1
+    def check_batch_size(self, world_size: int) -> None:
+        """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
         near = max(1, round(self.batch_size / world_size)) * world_size
         check(
             self.batch_size % world_size == 0,

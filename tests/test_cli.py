@@ -123,10 +123,19 @@ def test_order_of_precedence_is_run_then_config_then_flag(trained, cli, workplac
 
 
 def test_the_checkpoint_decides_the_network_and_says_so(trained, cli):
-    code, out, _ = cli("test", "--model.dropout", 0.5)
+    code, out, _ = cli("test", "--model.dropout", 0.5, "--model.hidden_dims", "[512, 512]")
     assert code == 0
     assert "notice: model.dropout stays 0.0, as in the checkpoint (0.5 was given)" in out
-    assert out.count("notice") == 1
+    assert "notice: model.hidden_dims stays [16], as in the checkpoint ([512, 512] was given)" in out
+    assert out.count("notice") == 2
+
+
+def test_the_folder_of_runs_may_be_set_in_a_configuration(workplace, cli):
+    (workplace / "mine.yaml").write_text("trainer: {default_root_dir: there, max_epochs: 1}\ndata: {val_size: 100}")
+    assert cli("fit", "--config", "mine.yaml")[0] == 0
+    code, out, _ = cli("test", "--config", "mine.yaml")
+    assert code == 0
+    assert "test: there/lightning_logs/version_0/checkpoints/best.ckpt" in out
 
 
 def test_predict_writes_what_test_measures(trained, cli):
