@@ -1,12 +1,15 @@
-"""Checkpoints and the settings beside them, read without running anything in them."""
+"""Checkpoints: written whole or not at all, read without running anything in them."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from fmnist.atomic import atomic_path
 from fmnist.errors import UserError, check
 from fmnist.runs import run_folder
 
@@ -14,6 +17,21 @@ Checkpoint = dict[str, Any]
 # Settings that can name a class, in full or in short
 NAMING_KEYS = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
 TRUSTED = ("fmnist.", "lightning.pytorch.", "torch.")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place and moves them there when they have reached the disk.
+
+    Lightning writes to the system's folder for temporary files, which can be another disk: moving a
+    file from there is copying it, and a crash in the middle would cost the previous checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any = None) -> None:
+        """Saves ``checkpoint`` as ``path``."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with atomic_path(Path(path)) as part:
+            part.write_bytes(content.getbuffer())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

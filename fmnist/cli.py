@@ -18,11 +18,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
 from fmnist.callbacks import SHARED_KEYS, EpochBar, RunCheckpoint, RunFolder, run_checkpoints
-from fmnist.checkpoint import Checkpoint, read_checkpoint, read_run_settings
+from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, read_checkpoint, read_run_settings
 from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
@@ -124,8 +125,10 @@ class _CLI(LightningCLI):
             self.save_config_kwargs = {"checkpoint": self.checkpoint_path, "tensorboard": tensorboard}
         if self.verb != "fit" or tensorboard:
             kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
-        own = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        if not any(isinstance(callback, ProgressBar) for callback in own):
+        plugins = _as_list(config.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if not any(isinstance(callback, ProgressBar) for callback in _as_list(config.callbacks)):
             shown = config.enable_progress_bar is not False and sys.stdout.isatty()
             kwargs["enable_progress_bar"] = shown
             callbacks += [EpochBar(refresh_rate=20)] if shown else []
@@ -211,6 +214,10 @@ class _CLI(LightningCLI):
             raise UserError(f"{self.checkpoint_path}: the weights do not fit the network it describes") from error
         epoch = self.checkpoint["epoch"] + 1
         _say(f"{self.verb}: {self.checkpoint_path} (epoch {epoch}) on {_device(self.trainer)}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _merge_shares(share: torch.Tensor, world_size: int) -> torch.Tensor:

@@ -212,7 +212,10 @@ def _read_package(folder: Path, name: str) -> bytes:
         }
         apt = ["apt-get", *(f"-o{key}={value}" for key, value in options.items())]
         run = partial(subprocess.run, cwd=folder, capture_output=True, text=True)
-        run([*apt, "update"], timeout=APT_UPDATE_LIMIT)
+        try:
+            run([*apt, "update"], timeout=APT_UPDATE_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"no answer in {APT_UPDATE_LIMIT} s") from None
         got = run([*apt, "download", PACKAGE])
         if got.returncode != 0:
             raise OSError(" ".join(got.stderr.split()) or "failed")

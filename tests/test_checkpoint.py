@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from fmnist import UserError
-from fmnist.checkpoint import read_checkpoint, read_run_settings
+from fmnist.checkpoint import AtomicCheckpointIO, read_checkpoint, read_run_settings
 
 
 class Evil:
@@ -50,6 +50,16 @@ def test_refuses_an_optimizer_of_an_unknown_package(tmp_path):
     write(path, hyper_parameters={"hidden_dims": [8], "optimizer": {"class_path": "evil.SGD"}})
     with pytest.raises(UserError, match=r"names evil\.SGD"):
         read_checkpoint(path)
+
+
+def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 0}, path)
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    assert torch.load(path) == {"epoch": 0}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.fixture
