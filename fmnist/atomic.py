@@ -1,6 +1,7 @@
 """Files that are either complete or not there."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path: Where the file is to appear. Its folder is created.
 
     Yields:
-        A path in the same folder, of this process alone.
+        A path in the same folder, of this call alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield part
         with part.open("rb+") as file:

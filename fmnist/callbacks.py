@@ -40,7 +40,8 @@ class RunFolder(SaveConfigCallback):
         folder = trainer.strategy.broadcast(self._claim(trainer) if trainer.is_global_zero else Path())
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
-                callback.move_to(folder / "checkpoints")
+                path = folder / "checkpoints" / f"{callback.filename}.ckpt"
+                callback.move_to(path, trainer.strategy.broadcast(path.is_file()))
             elif isinstance(callback, History):
                 callback.dirpath = str(folder)
         if self.tensorboard:
@@ -65,7 +66,8 @@ class RunCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint of a fixed name, whose record survives when the run is moved."""
 
     def __init__(self, filename: str, monitor: str | None = None) -> None:
-        super().__init__(filename=filename, monitor=monitor, mode="max", enable_version_counter=False)
+        options: dict[str, Any] = {"mode": "max", "enable_version_counter": False, "save_on_train_epoch_end": True}
+        super().__init__(filename=filename, monitor=monitor, **options)
 
     @property
     def state_key(self) -> str:
@@ -80,17 +82,21 @@ class RunCheckpoint(ModelCheckpoint):
         self.dirpath = state_dict["dirpath"]  # another folder would make Lightning drop half of the record
         super().load_state_dict(state_dict)
 
-    def move_to(self, folder: Path) -> None:
-        """Changes the folder, and the record of what has been saved in it."""
+    def move_to(self, path: Path, exists: bool) -> None:
+        """Changes where the checkpoint is written, and the record of what is there.
 
-        def here(path: str) -> str:
-            return str(folder / Path(path).name) if path else ""
-
-        self.dirpath = str(folder)
-        self.best_model_path = here(self.best_model_path)
-        self.last_model_path = here(self.last_model_path)
-        self.kth_best_model_path = here(self.kth_best_model_path)
-        self.best_k_models = {here(path): score for path, score in self.best_k_models.items()}
+        Args:
+            path: The checkpoint's file.
+            exists: Whether it is there; the record of one that has been left behind is forgotten.
+        """
+        self.dirpath = str(path.parent)
+        if exists:
+            self.best_model_path = str(path)
+            self.best_k_models = {str(path): score for score in self.best_k_models.values()}
+            self.kth_best_model_path = str(path) if self.best_k_models else ""
+        else:
+            self.best_model_path, self.kth_best_model_path, self.best_k_models = "", "", {}
+            self.best_model_score = None
 
 
 def run_checkpoints(validated: bool) -> list[RunCheckpoint]:

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, read without running anything in them."""
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from fmnist.errors import UserError, check
 from fmnist.runs import run_folder
 
 Checkpoint = dict[str, Any]
-# Settings that can name a class, in full or in short
-NAMING_KEYS = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
-TRUSTED = ("fmnist.", "lightning.pytorch.", "torch.")
+# Packages whose classes each part of a configuration may name without being asked
+TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ("fmnist.",)}
+# Settings whose value is a class, and settings of text that only looks like the path of one
+NAMING = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
+TEXT = {"default_root_dir", "root", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,11 +37,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             part.write_bytes(content.getbuffer())
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, asked: Collection[str] = ()) -> Checkpoint:
     """Loads a checkpoint.
 
     Args:
         path: An existing file.
+        asked: Classes that the user has named, which are trusted.
 
     Returns:
         What Lightning saved; at least ``state_dict``, ``hyper_parameters`` and ``epoch``.
@@ -58,16 +62,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if not known or "state_dict" not in checkpoint:
         raise UserError(f"{path} is the checkpoint of another project: give another --ckpt_path")
-    _refuse_foreign_classes(checkpoint["hyper_parameters"], path, TRUSTED)
+    settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+    _refuse_foreign_classes("model", settings, path, asked)
     return dict(checkpoint)
 
 
-def read_run_settings(checkpoint: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection[str] = ()) -> dict[str, Any]:
     """Reads settings that the run of a checkpoint was made with.
 
     Args:
         checkpoint: The checkpoint's file.
         keys: Parts of the configuration, such as ``data``.
+        asked: Classes that the user has named, which are trusted.
 
     Returns:
         These parts; nothing if the checkpoint lies outside a run.
@@ -82,26 +88,34 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...]) -> dict[str, Any]
     try:
         saved = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         settings = {key: saved[key] for key in keys if key in saved}
-        _refuse_foreign_classes(settings.get("data"), path, ("fmnist.",))
-        _refuse_foreign_classes(settings, path, TRUSTED)
+        for key in TRUSTED.keys() & settings.keys():
+            _refuse_foreign_classes(key, dict(settings[key]), path, asked)
     except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error
     return settings
 
 
-def _refuse_foreign_classes(settings: Any, path: Path, trusted: tuple[str, ...]) -> None:
+def _refuse_foreign_classes(part: str, settings: dict[str, Any], path: Path, asked: Collection[str]) -> None:
     """Naming a class is running its code: what is read unasked may name those of known packages only."""
-    for name in _class_names(settings):
-        known = name.startswith(trusted)
+    for name in class_names(settings):
+        known = name.startswith((*TRUSTED[part], "fmnist.")) or name in asked
         check(known, f"{path} names {name}: if you trust it, give the run's config.yaml yourself with --config")
 
 
-def _class_names(node: Any, key: object = None) -> Iterator[str]:
+def class_names(node: Any, key: object = None) -> Iterator[str]:
+    """Yields every text in a configuration that could be taken for a class, a function or another file.
+
+    Args:
+        node: A configuration, or a part of one.
+        key: The setting that ``node`` is the value of.
+    """
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _class_names(value, name)
+            yield from class_names(value, name)
     elif isinstance(node, list):
         for value in node:
-            yield from _class_names(value, key)
-    elif isinstance(node, str) and "." in node and key in NAMING_KEYS:
-        yield node
+            yield from class_names(value, key)
+    elif isinstance(node, str) and key not in TEXT:
+        dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", node)
+        if dotted or (key in NAMING and ("." in node or Path(node).exists())):
+            yield node

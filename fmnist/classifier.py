@@ -129,11 +129,13 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Makes the randomness of the epoch a function of seed, epoch and rank."""
+        self.train_metrics.reset()
         torch.manual_seed(mix_seeds(self.seed, self.current_epoch, self.global_rank))
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """Logs the epoch with its last batch: callbacks read it before ``on_train_epoch_end`` comes here."""
-        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+        stops = self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps
+        if self.trainer.is_last_batch or stops:
             self._log_epoch("train", self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:

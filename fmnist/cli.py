@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
 from fmnist.callbacks import SHARED_KEYS, EpochBar, RunCheckpoint, RunFolder, run_checkpoints
-from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, read_checkpoint, read_run_settings
+from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, class_names, read_checkpoint, read_run_settings
 from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
@@ -93,8 +93,9 @@ class _CLI(LightningCLI):
         asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
         if typed.ckpt_path or not (self.verb == "fit" or asks_for_help):
             self.checkpoint_path = _resolve(typed.ckpt_path, Path(typed.default_root_dir or "."))
-            self.checkpoint = read_checkpoint(self.checkpoint_path)
-            inherited = read_run_settings(self.checkpoint_path, SHARED_KEYS if self.verb == "fit" else ("data",))
+            self.checkpoint = read_checkpoint(self.checkpoint_path, typed.named)
+            parts = SHARED_KEYS if self.verb == "fit" else ("data",)
+            inherited = read_run_settings(self.checkpoint_path, parts, typed.named)
             chosen = ["--ckpt_path", str(self.checkpoint_path)]
             words = [words[0], "--config", json.dumps(inherited), *words[1:], *chosen]
         try:
@@ -121,7 +122,7 @@ class _CLI(LightningCLI):
         callbacks: list[Any] = []
         tensorboard = config.logger in (True, None)
         if self.verb == "fit":
-            callbacks = [History(), *run_checkpoints(validated=self.datamodule.val_size > 0)]
+            callbacks = [History(), *run_checkpoints(self.datamodule.val_size > 0 and config.limit_val_batches != 0)]
             self.save_config_kwargs = {"checkpoint": self.checkpoint_path, "tensorboard": tensorboard}
         if self.verb != "fit" or tensorboard:
             kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
@@ -146,14 +147,17 @@ class _CLI(LightningCLI):
             return
         self.datamodule.check_batch_size(self.trainer.world_size)
         if done:
+            check(
+                self.trainer.max_steps == -1, "a training is continued by whole epochs: leave out --trainer.max_steps"
+            )
             whole = "optimizer_states" in self.checkpoint
             check(whole, f"{self.checkpoint_path} cannot be continued: it has no optimizer")
             self._load_weights()
         else:
             _say(f"fit on {_device(self.trainer)}")
         self.trainer.fit(model, **kwargs)
-        best = self.trainer.checkpoint_callback
-        if isinstance(best, RunCheckpoint) and best.best_model_path:
+        best = next(callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
+        if best.best_model_path:
             score = f"validation accuracy {best.best_model_score:.4f}" if best.monitor else "last epoch, no validation"
             _say(f"run:  {Path(best.best_model_path).parent.parent}")
             _say(f"best: {best.best_model_path} ({score})")
@@ -183,7 +187,7 @@ class _CLI(LightningCLI):
             batches: Any = self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=True)
             probabilities = _merge_shares(torch.cat(batches), self.trainer.world_size)
             if self.trainer.is_global_zero:
-                labels = self.datamodule.test_set.labels
+                labels = self.datamodule.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
                 write_rows(label_rows(probabilities, labels, self.datamodule.class_names), Path(settings.output))
                 _say(f"written: {settings.output} ({len(labels):,} predictions)")
 
@@ -208,6 +212,7 @@ class _CLI(LightningCLI):
 
     def _load_weights(self) -> None:
         self.model.configure_model()
+        self.trainer.precision_plugin.convert_module(self.model)  # before the weights come, or 64 bits are cut to 32
         try:
             self.model.load_state_dict(self.checkpoint["state_dict"])
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -242,9 +247,11 @@ def _scan(words: list[str]) -> argparse.Namespace:
         typed = scanner.parse_known_args(words)[0]
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from error
+    typed.named = {*words}  # the classes that the user names, and therefore trusts
     for config in typed.config:
         with suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # the real parser complains
             settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            typed.named |= {*class_names(settings)}
             check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
             typed.default_root_dir = typed.default_root_dir or settings.get("trainer", {}).get("default_root_dir")
     return typed
@@ -277,6 +284,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",  # images in memory need none
         ".*smaller than the logging interval.*",  # metrics are logged once an epoch
         ".*sync_dist=True.*",  # the metrics are synchronized by themselves
+        ".*could not find the monitored key.*",  # epochs before the first validation
         ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
     ):

@@ -26,7 +26,7 @@ class FashionMNISTDataModule(LightningDataModule):
         source: Where the images come from; see ``--data.source.help CLASS`` for its settings.
         val_size: Images taken out of the training set for validation, equally many in a hundred of
             every class; 0 trains on all.
-        batch_size: Images in an optimization step, across all devices.
+        batch_size: Images in a batch, across all devices.
         flip: Mirror training images left to right with probability 1/2.
         shift: Move training images by up to this many pixels along each axis.
         num_workers: Processes that put batches together; 0 is the fastest for images in memory.
@@ -52,6 +52,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.split_seed = split_seed
         self.seed = 0
+        self.epoch = 0
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
@@ -63,6 +64,14 @@ class FashionMNISTDataModule(LightningDataModule):
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
         return list(self.source.class_names)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the epoch that a continued training begins with, for the checkpoint."""
+        return {"epoch": self.trainer.fit_loop.epoch_progress.current.ready} if self.trainer else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
+        self.epoch = state_dict["epoch"]
 
     def prepare_data(self) -> None:
         """Makes sure that the data is on disk."""
@@ -114,10 +123,12 @@ class FashionMNISTDataModule(LightningDataModule):
     def _loader(self, images: "_Images | None", train: bool = False) -> DataLoader[Batch]:
         assert images is not None, "setup() comes before the loaders"
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
+        sampler.set_epoch(self.epoch)
         return DataLoader(
             images,
             batch_size=self.batch_size // world_size if train else EVAL_BATCH_SIZE,
-            sampler=EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size),
+            sampler=sampler,
             collate_fn=_identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

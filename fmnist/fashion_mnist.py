@@ -136,6 +136,7 @@ class _WrongContentError(Exception):
 
 _FETCH_ERRORS = (
     OSError,
+    ValueError,
     EOFError,
     zlib.error,
     http.client.HTTPException,
@@ -211,7 +212,7 @@ def _read_package(folder: Path, name: str) -> bytes:
             "Acquire::https::Timeout": PATIENCE,
         }
         apt = ["apt-get", *(f"-o{key}={value}" for key, value in options.items())]
-        run = partial(subprocess.run, cwd=folder, capture_output=True, text=True)
+        run = partial(subprocess.run, cwd=folder, capture_output=True, text=True, timeout=600)
         try:
             run([*apt, "update"], timeout=APT_UPDATE_LIMIT)
         except subprocess.TimeoutExpired:

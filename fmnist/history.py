@@ -50,11 +50,11 @@ class History(Callback):
             **{k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(stages)},
         }
         self.rows = [*self.rows, row]
+        folder = self.dirpath or trainer.log_dir  # asks all processes
         if not trainer.is_global_zero:
             return
         if trainer.progress_bar_callback is None:
             print(_line(row, trainer.max_epochs), flush=True)
-        folder = self.dirpath or trainer.log_dir
         if folder and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with atomic_path(Path(folder) / "metrics.csv") as part:
                 part.write_text(self._table())

@@ -21,13 +21,13 @@ class PixelNormalization(nn.Module):
     def __init__(self, mean: float, std: float) -> None:
         super().__init__()
         self.scale = 1 / (255 * std)
-        # A buffer gives the result its floating-point type; the constructor's arguments restore it.
-        self.register_buffer("offset", torch.tensor(-mean / std), persistent=False)
-        self.offset: Tensor
+        self.offset = -mean / std
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the network's device and type
+        self.zero: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 (B, 1, 28, 28), to (B, 784) of the network's type, in one pass over memory."""
-        return torch.add(self.offset, images.flatten(1), alpha=self.scale)
+        return torch.add(self.zero + self.offset, images.flatten(1), alpha=self.scale)
 
 
 class MLP(nn.Sequential):

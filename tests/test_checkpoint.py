@@ -7,6 +7,8 @@ import yaml
 from fmnist import UserError
 from fmnist.checkpoint import AtomicCheckpointIO, read_checkpoint, read_run_settings
 
+LAMBDA = "lightning.pytorch.callbacks.LambdaCallback"
+
 
 class Evil:
     def __reduce__(self):
@@ -85,11 +87,20 @@ def test_outside_a_run_there_are_none(run):
         ("just text", "is not a configuration"),
         ("data: {source: {class_path: os.system}}", "names os.system"),
         ("data: {source: torch.nn.Linear}", "names torch.nn.Linear"),
-        ("data: {}\ntrainer: {callbacks: [evil.Callback]}", "names evil.Callback"),
+        ("data: evil.yaml", "is not a configuration"),
+        ("data: {source: evil}", "names evil"),
+        ("trainer: evil.yaml", "is not a configuration"),
+        ("trainer: {callbacks: [evil.Callback]}", "names evil.Callback"),
+        (
+            f"trainer: {{callbacks: [{{class_path: {LAMBDA}, init_args: {{on_fit_start: os.abort}}}}]}}",
+            "names os.abort",
+        ),
         ("data: &x [*x]", "is not a configuration"),
     ],
 )
-def test_refuses_a_damaged_or_foreign_configuration(run, content, message):
+def test_refuses_a_damaged_or_foreign_configuration(run, content, message, monkeypatch):
+    monkeypatch.chdir(run)
+    (run / "evil").write_text("class_path: os.system")
     (run / "config.yaml").write_text(content)
     with pytest.raises(UserError, match=message):
         read_run_settings(run / "checkpoints" / "best.ckpt", ("data", "trainer"))

@@ -167,6 +167,11 @@ def test_predict_keeps_an_existing_file(trained, cli):
     assert Path("out.csv").read_text().startswith("index,predicted,probability,p(T-shirt/top),")
 
 
+def test_predict_of_a_part(trained, cli):
+    assert cli("predict", "--output", "out.csv", "--trainer.limit_predict_batches", 1)[0] == 0
+    assert len(Path("out.csv").read_text().splitlines()) == 201
+
+
 def test_predict_prints_one(trained, cli):
     cli("predict", "--output", "out.jsonl")
     row = json.loads(Path("out.jsonl").read_text().splitlines()[7])
@@ -204,8 +209,18 @@ def test_divergence_keeps_the_last_good_checkpoint(trained, cli):
     assert torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
 
 
-def test_resumed_training_equals_the_uninterrupted_one(workplace, cli):
-    settings = ("fit", *SMALL, "--model.dropout", 0.2, "--data.flip", "true", "--data.shift", 1, "--trainer.max_epochs")
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--data.num_workers=0",
+        "--data.num_workers=1",
+        "--trainer.check_val_every_n_epoch=3",
+        "--trainer.precision=64-true",
+    ],
+)
+def test_resumed_training_equals_the_uninterrupted_one(workplace, cli, option):
+    changes = ("--model.dropout=0.2", "--data.flip=true", "--data.shift=1", option)
+    settings = ("fit", *SMALL, *changes, "--trainer.max_epochs")
     assert cli(*settings, 4)[0] == 0
     assert cli(*settings, 2)[0] == 0
     code, out, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
@@ -214,6 +229,7 @@ def test_resumed_training_equals_the_uninterrupted_one(workplace, cli):
     first, second = (Path(f"lightning_logs/version_{n}") for n in (0, 1))
     assert torch.equal(weights(first / "checkpoints/last.ckpt"), weights(second / "checkpoints/last.ckpt"))
     assert torch.equal(weights(first / "checkpoints/best.ckpt"), weights(second / "checkpoints/best.ckpt"))
+    assert len((first / "metrics.csv").read_text().splitlines()) == 5
     assert (first / "metrics.csv").read_text() == (second / "metrics.csv").read_text()
 
 
@@ -223,6 +239,28 @@ def test_a_finished_training_says_so(trained, cli):
     assert code == 0
     assert "last.ckpt has all 2 epochs: nothing to do" in out
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before
+
+
+def test_a_training_is_continued_by_epochs(trained, cli):
+    code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 9, "--trainer.max_steps", 100)
+    assert code == 2
+    assert "leave out --trainer.max_steps" in err
+
+
+def test_a_checkpoint_taken_out_of_its_run_begins_a_new_record(trained, cli, workplace):
+    shutil.copy(RUN / "checkpoints" / "last.ckpt", "taken.ckpt")
+    assert cli("fit", "--ckpt_path", "taken.ckpt", *SMALL, "--data.batch_size", 32, "--trainer.max_epochs", 3)[0] == 0
+    assert (workplace / "lightning_logs/version_1/checkpoints/best.ckpt").is_file()
+
+
+def test_a_class_of_ones_own_works_when_it_is_named_by_the_user(workplace, cli, monkeypatch):
+    (workplace / "mine.py").write_text("from fmnist import FashionMNIST\nclass Mine(FashionMNIST): pass\n")
+    monkeypatch.syspath_prepend(workplace)
+    assert cli("fit", *SMALL, "--data.source", "mine.Mine")[0] == 0
+    code, _, err = cli("test")
+    assert code == 2
+    assert "names mine.Mine: if you trust it, give the run's config.yaml yourself with --config" in err
+    assert cli("test", "--config", RUN / "config.yaml")[0] == 0
 
 
 def test_a_moved_run_keeps_its_best_score(trained, cli, workplace):
