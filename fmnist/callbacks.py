@@ -38,12 +38,15 @@ class RunFolder(SaveConfigCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Claims a folder, or takes that of the checkpoint, and sends everything there."""
         folder = trainer.strategy.broadcast(self._claim(trainer) if trainer.is_global_zero else Path())
+        default = str(Path(trainer.default_root_dir) / "checkpoints")  # where a user's own ModelCheckpoint would write
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
                 path = folder / "checkpoints" / f"{callback.filename}.ckpt"
                 callback.move_to(path, trainer.strategy.broadcast(path.is_file()))
             elif isinstance(callback, History):
                 callback.dirpath = str(folder)
+            elif isinstance(callback, ModelCheckpoint) and callback.dirpath == default:
+                callback.dirpath = str(folder / "checkpoints")
         if self.tensorboard:
             logs = folder.parent
             trainer.loggers = [_TensorBoard(logs.parent, logs.name, folder.name, default_hp_metric=False)]

@@ -208,7 +208,7 @@ def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
         UserError: The optimizer refuses its settings.
     """
     try:
-        made = optimizer([nn.Parameter(torch.zeros(1))])
+        made = optimizer([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
     except (TypeError, ValueError) as error:
         raise UserError(f"model.optimizer: {error}") from error
     known = inspect.signature(type(made)).parameters

@@ -57,6 +57,7 @@ class _CLI(LightningCLI):
         self.verb = verb
         self.checkpoint_path = Path()
         self.checkpoint: Checkpoint = {}
+        self.inherited: dict[str, Any] = {}
         super().__init__(
             ImageClassifier,
             FashionMNISTDataModule,
@@ -95,13 +96,15 @@ class _CLI(LightningCLI):
             self.checkpoint_path = _resolve(typed.ckpt_path, Path(typed.default_root_dir or "."))
             self.checkpoint = read_checkpoint(self.checkpoint_path, typed.named)
             parts = SHARED_KEYS if self.verb == "fit" else ("data",)
-            inherited = read_run_settings(self.checkpoint_path, parts, typed.named)
+            inherited = self.inherited = read_run_settings(self.checkpoint_path, parts, typed.named)
             chosen = ["--ckpt_path", str(self.checkpoint_path)]
             words = [words[0], "--config", json.dumps(inherited), *words[1:], *chosen]
         try:
             self.config = parser.parse_args(words)
         except UnicodeDecodeError as error:
             raise UserError(f"a configuration file is not text: {error}") from error
+        seed = self.config[self.verb].seed_everything
+        check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
 
     def _parse_ckpt_path(self) -> None:
         """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
@@ -146,16 +149,23 @@ class _CLI(LightningCLI):
             _say(f"{self.checkpoint_path} has all {done} epochs: nothing to do; for more, raise --trainer.max_epochs")
             return
         self.datamodule.check_batch_size(self.trainer.world_size)
+        some = self.trainer.max_epochs != 0 and self.config_init.fit.trainer.limit_train_batches != 0
+        check(some, "there is nothing to train: trainer.max_epochs or trainer.limit_train_batches is 0")
         if done:
-            check(
-                self.trainer.max_steps == -1, "a training is continued by whole epochs: leave out --trainer.max_steps"
-            )
+            limited = self.inherited["trainer"].get("max_steps", -1) if self.inherited else -1
+            whole_epochs = self.trainer.max_steps == limited == -1
+            check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
             whole = "optimizer_states" in self.checkpoint
             check(whole, f"{self.checkpoint_path} cannot be continued: it has no optimizer")
             self._load_weights()
         else:
             _say(f"fit on {_device(self.trainer)}")
-        self.trainer.fit(model, **kwargs)
+        try:
+            self.trainer.fit(model, **kwargs)
+        except RuntimeError as error:
+            if "Early stopping conditioned on metric" not in str(error):
+                raise
+            raise UserError(str(error)) from error
         best = next(callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
         if best.best_model_path:
             score = f"validation accuracy {best.best_model_score:.4f}" if best.monitor else "last epoch, no validation"
@@ -177,6 +187,7 @@ class _CLI(LightningCLI):
     def predict(self, **_: Any) -> None:
         """Classifies the test images: all into a file, or one on the screen."""
         settings = self.config_init[self.verb]
+        check(settings.index is None or settings.output is None, "--index prints one prediction: leave out --output")
         if settings.index is not None:
             self._predict_one(settings.index)
         elif settings.output is None:
@@ -185,6 +196,7 @@ class _CLI(LightningCLI):
             check_output(Path(settings.output), settings.overwrite)
             self._load_weights()
             batches: Any = self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=True)
+            check(bool(batches), "there is nothing to predict: trainer.limit_predict_batches is 0")
             probabilities = _merge_shares(torch.cat(batches), self.trainer.world_size)
             if self.trainer.is_global_zero:
                 labels = self.datamodule.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
@@ -204,8 +216,10 @@ class _CLI(LightningCLI):
 
     def _evaluate(self, verb: str) -> dict[str, float]:
         self._load_weights()
-        results: dict[str, float]
-        (results,) = getattr(self.trainer, verb)(self.model, datamodule=self.datamodule, verbose=False)
+        found: list[dict[str, float]]
+        found = getattr(self.trainer, verb)(self.model, datamodule=self.datamodule, verbose=False)
+        check(len(found) == 1, f"there is nothing to {verb}: a limit of the trainer is 0")
+        (results,) = found
         for name, value in sorted(results.items()):
             _say(f"  {name:16}{value:10.0f}" if name.endswith("num_samples") else f"  {name:16}{value:10.4f}")
         return results

@@ -19,6 +19,7 @@ TRAINING_FLAGS = {
         *("gradient_clip_val", "callbacks", "logger", "enable_progress_bar", "fast_dev_run", "default_root_dir"),
     )
 }
+TITLES = {"ckpt_path": "checkpoint", "trainer": "trainer", "model": "model", "data": "data"}
 HELP = {
     "config": "Configuration file; what is typed after it wins.",
     "seed_everything": "Seed of the weights, the order of the images, dropout and augmentation.",
@@ -70,6 +71,9 @@ class Parser(LightningArgumentParser):
                 action.help = argparse.SUPPRESS
             elif action.help and action.help != argparse.SUPPRESS:
                 action.help = re.split(r"(?<=[.])\s|\n\n", action.help)[0]
+        for section in self._action_groups:
+            names = {action.dest.partition(".")[0] for action in section._group_actions}
+            section.title = next((title for name, title in TITLES.items() if name in names), section.title)
         self.epilog = f"{self.epilog}; --print_config shows every setting there is"
         return super().format_help(*args)
 

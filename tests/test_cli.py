@@ -188,6 +188,8 @@ def test_predict_prints_one(trained, cli):
         (["--index", 200], "--index 200: the test images are numbered from 0 to 199"),
         (["--index", -1], "numbered from 0 to 199"),
         (["--output", "out.txt"], "must end in .csv or .jsonl"),
+        (["--output", "out.csv", "--index", 1], "leave out --output"),
+        (["--output", "out.csv", "--trainer.limit_predict_batches", 0], "there is nothing to predict"),
     ],
 )
 def test_predict_says_what_is_missing(trained, cli, words, message):
@@ -244,7 +246,7 @@ def test_a_finished_training_says_so(trained, cli):
 def test_a_training_is_continued_by_epochs(trained, cli):
     code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 9, "--trainer.max_steps", 100)
     assert code == 2
-    assert "leave out --trainer.max_steps" in err
+    assert "a training with --trainer.max_steps cannot be" in err
 
 
 def test_a_checkpoint_taken_out_of_its_run_begins_a_new_record(trained, cli, workplace):
@@ -293,6 +295,21 @@ def test_users_add_callbacks(workplace, cli):
     assert (code, err) == (0, "")
     assert "epoch 50/50" not in out
     assert (RUN / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_early_stopping_on_an_unknown_metric_is_named(workplace, cli):
+    early = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los")
+    code, _, err = cli("fit", *SMALL, *early)
+    assert code == 2
+    assert "Early stopping conditioned on metric `val/los`" in err
+
+
+def test_users_own_checkpoints_go_into_the_run(workplace, cli):
+    code, out, _ = cli("fit", *SMALL, "--trainer.callbacks+=ModelCheckpoint")
+    assert code == 0
+    assert f"best: {RUN}/checkpoints/best.ckpt" in out
+    assert len(list((RUN / "checkpoints").glob("epoch=*.ckpt"))) == 1
+    assert not Path("checkpoints").exists()
 
 
 def test_saved_and_printed_configurations_can_be_used_again(trained, cli, workplace):
