@@ -1,10 +1,11 @@
 """What every run of the command line carries: its folder, its checkpoints, its progress bar."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -112,6 +113,40 @@ def run_checkpoints(validated: bool) -> list[RunCheckpoint]:
         validated: Whether there is a validation accuracy; without one, best is the last.
     """
     return [RunCheckpoint("best", monitor="val/acc" if validated else None), RunCheckpoint("last")]
+
+
+class Interrupt(Callback):
+    """Makes Ctrl-C stop a training at the end of the step; a second one stops at once.
+
+    An exception that is thrown into the middle of a library can get lost there: matplotlib
+    swallows it while it measures text, and the training would go on.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to note Ctrl-C instead of raising it."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Stops, if that has been asked for."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def teardown(self, *_: object) -> None:
+        """Gives Ctrl-C back."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_exception(self, *_: object) -> None:
+        """Gives Ctrl-C back."""
+        self.teardown()
 
 
 class EpochBar(TQDMProgressBar):

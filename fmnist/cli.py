@@ -22,7 +22,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
-from fmnist.callbacks import SHARED_KEYS, EpochBar, RunCheckpoint, RunFolder, run_checkpoints
+from fmnist.callbacks import SHARED_KEYS, EpochBar, Interrupt, RunCheckpoint, RunFolder, run_checkpoints
 from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, class_names, read_checkpoint, read_run_settings
 from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
@@ -125,7 +125,11 @@ class _CLI(LightningCLI):
         callbacks: list[Any] = []
         tensorboard = config.logger in (True, None)
         if self.verb == "fit":
-            callbacks = [History(), *run_checkpoints(self.datamodule.val_size > 0 and config.limit_val_batches != 0)]
+            callbacks = [
+                Interrupt(),
+                History(),
+                *run_checkpoints(self.datamodule.val_size > 0 and config.limit_val_batches != 0),
+            ]
             self.save_config_kwargs = {"checkpoint": self.checkpoint_path, "tensorboard": tensorboard}
         if self.verb != "fit" or tensorboard:
             kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
