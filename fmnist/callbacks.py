@@ -139,14 +139,14 @@ class Interrupt(Callback):
         if self.asked:
             raise KeyboardInterrupt
 
-    def teardown(self, *_: object) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives Ctrl-C back."""
         if signal.getsignal(signal.SIGINT) == self._note:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def on_exception(self, *_: object) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives Ctrl-C back."""
-        self.teardown()
+        self.teardown(trainer, pl_module, "fit")
 
 
 class EpochBar(TQDMProgressBar):
