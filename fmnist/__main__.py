@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        what = f"{error.filename or 'reading or writing failed'}: {error.strerror or error}"
+        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        what = f"{name.removeprefix('./') or 'reading or writing failed'}: {error.strerror or error}"
         return _complain(f"{what}; make sure that the place exists, that you may use it, and that the disk has room")
     except KeyboardInterrupt:
         return 130

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PARTS = ".*.part"  # pattern of the temporary files, which a killed process leaves behind
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -15,17 +17,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     previous content until the new one has reached the disk.
 
     Args:
-        path: Where the file is to appear. Its folder is created.
+        path: Where the file is to appear, in an existing folder.
 
     Yields:
         A path in the same folder, of this call alone.
+
+    Raises:
+        OSError: The file cannot be written; the error names ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(part)):  # writing to an open file names none
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)

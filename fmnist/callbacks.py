@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
-from fmnist.atomic import atomic_path
+from fmnist.atomic import PARTS, atomic_path
 from fmnist.history import History
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
@@ -24,13 +24,17 @@ class RunFolder(SaveConfigCallback):
     Args:
         parser: Parser of the command line.
         config: The parsed settings, which are saved as ``config.yaml``.
-        checkpoint: Checkpoint to continue from, if it is a file: a run keeps its folder.
+        checkpoint: Checkpoint of the run to continue, if it lies in one: a run keeps its folder.
+        step: Optimization steps that the checkpoint has seen; what TensorBoard has of later ones is dropped.
         tensorboard: Whether to write TensorBoard events.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, checkpoint: Path, tensorboard: bool) -> None:
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, checkpoint: Path, step: int, tensorboard: bool
+    ) -> None:
         super().__init__(parser, config)
-        self.checkpoint = checkpoint
+        self.continued = runs.run_folder(checkpoint)
+        self.step = step if self.continued else None
         self.tensorboard = tensorboard
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,20 +54,25 @@ class RunFolder(SaveConfigCallback):
                 callback.dirpath = str(folder / "checkpoints")
         if self.tensorboard:
             logs = folder.parent
-            trainer.loggers = [_TensorBoard(logs.parent, logs.name, folder.name, default_hp_metric=False)]
-        if trainer.is_global_zero:
-            with atomic_path(folder / "config.yaml") as part:
-                part.write_text(self._dump(), encoding="utf-8")
+            options: dict[str, Any] = {"default_hp_metric": False, "purge_step": self.step}
+            trainer.loggers = [_TensorBoard(logs.parent, logs.name, folder.name, **options)]
 
     def _claim(self, trainer: Trainer) -> Path:
-        root, here = Path(trainer.default_root_dir), Path.cwd()
-        return runs.run_folder(self.checkpoint) or runs.claim(
-            root.relative_to(here) if root.is_relative_to(here) else root
-        )
+        config = dump_settings(self.parser, self.config)
+        if not self.continued:
+            root, here = Path(trainer.default_root_dir), Path.cwd()
+            return runs.claim(root.relative_to(here) if root.is_relative_to(here) else root, config)
+        for part in self.continued.rglob(PARTS):  # of the process that was killed
+            part.unlink()
+        with atomic_path(self.continued / "config.yaml") as part:
+            part.write_text(config, encoding="utf-8")
+        return self.continued
 
-    def _dump(self) -> str:
-        shared = Namespace(**{key: self.config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]
-        return str(self.parser.dump(shared, skip_none=False, skip_validation=True))
+
+def dump_settings(parser: LightningArgumentParser, config: Namespace) -> str:
+    """Writes settings as the ``config.yaml`` of a run, which every verb accepts."""
+    shared = Namespace(**{key: config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]
+    return str(parser.dump(shared, skip_none=False, skip_validation=True))
 
 
 class RunCheckpoint(ModelCheckpoint):

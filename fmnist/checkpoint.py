@@ -31,6 +31,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any = None) -> None:
         """Saves ``checkpoint`` as ``path``."""
+        if Path(path).name.startswith("hpc_ckpt_"):
+            return  # Lightning's SLURM plugin saves in the middle of an epoch; a run continues after whole ones
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with atomic_path(Path(path)) as part:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,15 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
-from fmnist.callbacks import SHARED_KEYS, EpochBar, Interrupt, RunCheckpoint, RunFolder, run_checkpoints
+from fmnist.callbacks import (
+    SHARED_KEYS,
+    EpochBar,
+    Interrupt,
+    RunCheckpoint,
+    RunFolder,
+    dump_settings,
+    run_checkpoints,
+)
 from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, class_names, read_checkpoint, read_run_settings
 from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
@@ -92,12 +101,14 @@ class _CLI(LightningCLI):
         words = self.words = list(args)
         typed = _scan(words)
         asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
+        root = Path(typed.default_root_dir or ".")
         if typed.ckpt_path or not (self.verb == "fit" or asks_for_help):
-            self.checkpoint_path = _resolve(typed.ckpt_path, Path(typed.default_root_dir or "."))
-            self.checkpoint = read_checkpoint(self.checkpoint_path, typed.named)
+            path = self.checkpoint_path = _resolve(typed.ckpt_path, root, self.verb == "fit")
             parts = SHARED_KEYS if self.verb == "fit" else ("data",)
-            inherited = self.inherited = read_run_settings(self.checkpoint_path, parts, typed.named)
-            chosen = ["--ckpt_path", str(self.checkpoint_path)]
+            inherited = self.inherited = read_run_settings(path, parts, typed.named)
+            if path.is_file():
+                self.checkpoint = read_checkpoint(path, typed.named)
+            chosen = ["--ckpt_path", str(path) if self.checkpoint else "null"]
             words = [words[0], "--config", json.dumps(inherited), *words[1:], *chosen]
         try:
             self.config = parser.parse_args(words)
@@ -105,6 +116,17 @@ class _CLI(LightningCLI):
             raise UserError(f"a configuration file is not text: {error}") from error
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
+        if self.verb == "fit" and not typed.ckpt_path:
+            self._take_requeued(root)
+
+    def _take_requeued(self, root: Path) -> None:
+        """Continues the run that this SLURM job had begun before it was put into the queue again."""
+        path = runs.find_requeued(root, dump_settings(self._parser("fit"), self.config["fit"]))
+        if path:
+            self.checkpoint_path = path
+            if path.is_file():
+                self.checkpoint = read_checkpoint(path)
+                self.config["fit"].ckpt_path = str(path)
 
     def _parse_ckpt_path(self) -> None:
         """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
@@ -130,7 +152,11 @@ class _CLI(LightningCLI):
                 History(),
                 *run_checkpoints(self.datamodule.val_size > 0 and config.limit_val_batches != 0),
             ]
-            self.save_config_kwargs = {"checkpoint": self.checkpoint_path, "tensorboard": tensorboard}
+            self.save_config_kwargs = {
+                "checkpoint": self.checkpoint_path,
+                "step": self.checkpoint.get("global_step", 0),
+                "tensorboard": tensorboard,
+            }
         if self.verb != "fit" or tensorboard:
             kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
         plugins = _as_list(config.plugins)
@@ -156,14 +182,11 @@ class _CLI(LightningCLI):
         some = self.trainer.max_epochs != 0 and self.config_init.fit.trainer.limit_train_batches != 0
         check(some, "there is nothing to train: trainer.max_epochs or trainer.limit_train_batches is 0")
         if done:
-            limited = self.inherited["trainer"].get("max_steps", -1) if self.inherited else -1
-            whole_epochs = self.trainer.max_steps == limited == -1
-            check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
-            whole = "optimizer_states" in self.checkpoint
-            check(whole, f"{self.checkpoint_path} cannot be continued: it has no optimizer")
-            self._load_weights()
+            self._check_continued()
         else:
             _say(f"fit on {_device(self.trainer)}")
+            if run := runs.run_folder(self.checkpoint_path):
+                _say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
         try:
             self.trainer.fit(model, **kwargs)
         except RuntimeError as error:
@@ -176,6 +199,22 @@ class _CLI(LightningCLI):
             _say(f"run:  {Path(best.best_model_path).parent.parent}")
             _say(f"best: {best.best_model_path} ({score})")
             _say(f"test: python -m fmnist test --ckpt_path {best.best_model_path}")
+
+    def _check_continued(self) -> None:
+        """Refuses what cannot be continued exactly, and says what will be different."""
+        before = self.inherited.get("trainer", {})
+        whole_epochs = self.trainer.max_steps == before.get("max_steps", -1) == -1
+        check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
+        whole = "optimizer_states" in self.checkpoint
+        check(whole, f"{self.checkpoint_path} cannot be continued: it has no optimizer")
+        self._load_weights()
+        planned, now = before.get("max_epochs"), self.trainer.max_epochs
+        if planned not in (None, now):
+            rest = "" if self._constant_rate() else ": the learning rate follows the schedule of the new length"
+            _say(f"notice: the training was planned for {planned} epochs and is now for {now}{rest}")
+
+    def _constant_rate(self) -> bool:
+        return self.model.hparams["lr_schedule"] == "constant" and not self.model.hparams["warmup_ratio"]
 
     def validate(self, datamodule: FashionMNISTDataModule, **_: Any) -> None:
         """Evaluates on the validation images and prints a table."""
@@ -275,11 +314,11 @@ def _scan(words: list[str]) -> argparse.Namespace:
     return typed
 
 
-def _resolve(spec: str | None, root: Path) -> Path:
+def _resolve(spec: str | None, root: Path, to_continue: bool) -> Path:
     """Finds the checkpoint once for all processes of this command."""
     if "LOCAL_RANK" in os.environ and RESOLVED in os.environ:
         return Path(os.environ[RESOLVED])
-    path = runs.find_checkpoint(spec, root)
+    path = runs.find_checkpoint(spec, root, to_continue)
     os.environ[RESOLVED] = str(path)
     return path
 
@@ -294,8 +333,15 @@ def _device(trainer: Trainer) -> str:
     return f"{count}{trainer.strategy.root_device.type}"
 
 
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leaves out a disk that fails under TensorBoard's thread: training stops with the same error."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
 def _quiet() -> None:
     """Silences what Lightning says of its own affairs."""
+    threading.excepthook = _report_thread
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (
@@ -305,6 +351,7 @@ def _quiet() -> None:
         ".*could not find the monitored key.*",  # epochs before the first validation
         ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
+        ".*WeightAveraging doesn't support sharding.*",  # a network this small is never sharded
     ):
         warnings.filterwarnings("ignore", message)
 

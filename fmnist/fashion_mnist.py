@@ -95,6 +95,7 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
                 except _FETCH_ERRORS as error:
                     failures.append(f"{place}: {error}")
                     break
+                Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
                 with atomic_path(Path(self.raw_folder) / name) as part:
                     part.write_bytes(content)
             else:

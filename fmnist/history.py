@@ -26,6 +26,7 @@ class History(Callback):
         self.dirpath = dirpath
         self.rows: list[dict[str, float]] = []
         self._validated = False
+        self._folder: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the rows, for the checkpoint."""
@@ -34,6 +35,13 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the rows of a checkpoint."""
         self.rows = state_dict["rows"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the folder, once: one that is removed during the training must not come back."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._folder = self.dirpath or trainer.log_dir  # asks all processes
+        if self._folder and trainer.is_global_zero:
+            Path(self._folder).mkdir(parents=True, exist_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that this epoch has validation metrics of its own."""
@@ -50,15 +58,14 @@ class History(Callback):
             **{k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(stages)},
         }
         self.rows = [*self.rows, row]
-        folder = self.dirpath or trainer.log_dir  # asks all processes
         if not trainer.is_global_zero:
             return
         if trainer.progress_bar_callback is None:
             print(_line(row, trainer.max_epochs), flush=True)
-        if folder and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            with atomic_path(Path(folder) / "metrics.csv") as part:
+        if self._folder:
+            with atomic_path(Path(self._folder) / "metrics.csv") as part:
                 part.write_text(self._table())
-            with atomic_path(Path(folder) / "curves.png") as part:
+            with atomic_path(Path(self._folder) / "curves.png") as part:
                 draw_curves(self.rows, part)
 
     def _table(self) -> str:

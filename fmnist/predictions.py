@@ -56,6 +56,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
         rows: At least one.
         path: A file that ends in ``.csv`` or ``.jsonl``.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -37,6 +37,7 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     within_train, within_test, across = count_duplicates(train, data.test_set.images)
     print(f"exact duplicates: {within_train} within train, {within_test} within test, {across} across the two")
     if show:
+        Path(show).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(Path(show)) as part_file:
             draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
         print(f"written: {show}")

@@ -28,6 +28,7 @@ def write_metrics(results: dict[str, float], checkpoint: Path, epoch: int) -> Pa
         "epoch": epoch,
     }
     path = (run_folder(checkpoint) or checkpoint.parent) / "test" / "metrics.json"
+    path.parent.mkdir(exist_ok=True)
     with atomic_path(path) as part:
         part.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return path

@@ -1,39 +1,57 @@
 """Run folders, ``lightning_logs/version_N``: claim a new one, find the newest and its checkpoints."""
 
+import errno
+import os
 import re
+import uuid
 from pathlib import Path
 
+from fmnist.atomic import atomic_path
 from fmnist.errors import UserError
 
 LOGS = "lightning_logs"
+JOB = "slurm_job_id"
 
 
-def claim(root: Path) -> Path:
+def claim(root: Path, config: str) -> Path:
     """Makes the next free run folder; two processes never get the same one.
+
+    The folder appears with its settings in it, so that a run which is killed at any later moment
+    can be continued.
 
     Args:
         root: Folder that holds ``lightning_logs``.
+        config: Content of the run's ``config.yaml``.
 
     Returns:
         ``root/lightning_logs/version_N``, N one above the highest there is.
     """
     logs = root / LOGS
-    logs.mkdir(parents=True, exist_ok=True)
+    draft = logs / f".{uuid.uuid4().hex}"
+    (draft / "checkpoints").mkdir(parents=True)
+    with atomic_path(draft / "config.yaml") as part:
+        part.write_text(config, encoding="utf-8")
+    if job := os.environ.get("SLURM_JOB_ID"):
+        (draft / JOB).write_text(job, encoding="utf-8")
     while True:
-        version = max(_versions(logs), default=-1) + 1
+        folder = logs / f"version_{max(_versions(logs), default=-1) + 1}"
         try:
-            (logs / f"version_{version}").mkdir()
-        except FileExistsError:
-            continue  # another process was faster
-        return logs / f"version_{version}"
+            return draft.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another process was faster
+                raise
 
 
-def find_checkpoint(spec: str | None, root: Path) -> Path:
+def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> Path:
     """Finds the checkpoint that ``--ckpt_path`` means.
 
     Args:
         spec: A path; or ``best`` or ``last`` of the newest run that has one; None means ``best``.
         root: Folder that holds ``lightning_logs``.
+        to_continue: With ``last``, take the newest run also if it was stopped before it had a checkpoint.
+
+    Returns:
+        The checkpoint's file; only with ``to_continue`` it may be missing.
 
     Raises:
         UserError: There is no such checkpoint.
@@ -46,7 +64,7 @@ def find_checkpoint(spec: str | None, root: Path) -> Path:
     name = f"{spec or 'best'}.ckpt"
     for version in sorted(_versions(root / LOGS), reverse=True):
         path = root / LOGS / f"version_{version}" / "checkpoints" / name
-        if path.is_file():
+        if path.is_file() or (to_continue and spec == "last" and run_folder(path)):
             return path
     raise UserError(
         f"no trained model in {root / LOGS}: run 'python -m fmnist fit --config configs/mlp.yaml' first, "
@@ -58,6 +76,27 @@ def run_folder(checkpoint: Path) -> Path | None:
     """Returns the run folder that a checkpoint lies in; None if it lies elsewhere."""
     inside = checkpoint.parent.name == "checkpoints" and (checkpoint.parent.parent / "config.yaml").is_file()
     return checkpoint.parent.parent if inside else None
+
+
+def find_requeued(root: Path, config: str) -> Path | None:
+    """Finds the run that a SLURM job had begun before it was put into the queue again.
+
+    Args:
+        root: Folder that holds ``lightning_logs``.
+        config: Content of the run's ``config.yaml``: a job can train several models.
+
+    Returns:
+        The run's last checkpoint, which may be missing; None if this job has no such run.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return None
+    for version in sorted(_versions(root / LOGS), reverse=True):
+        folder = root / LOGS / f"version_{version}"
+        found = [path.read_text(encoding="utf-8") for path in (folder / JOB, folder / "config.yaml") if path.is_file()]
+        if found == [job, config]:
+            return folder / "checkpoints" / "last.ckpt"
+    return None
 
 
 def _versions(logs: Path) -> list[int]:

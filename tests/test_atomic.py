@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 
 def test_file_appears_complete_and_alone(tmp_path):
-    path = tmp_path / "new" / "file.txt"
+    path = tmp_path / "file.txt"
     with atomic_path(path) as part:
         part.write_text("content")
         assert not path.exists()
@@ -44,3 +44,11 @@ with atomic_path(pathlib.Path(sys.argv[1])) as part:
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT)
     assert done.returncode == -9
     assert path.read_text() == "before"
+
+
+def test_failure_names_the_file_and_not_the_temporary_one(tmp_path):
+    path = tmp_path / "missing" / "file.txt"
+    with pytest.raises(FileNotFoundError) as caught, atomic_path(path) as part:
+        part.write_text("content")
+    assert caught.value.filename == str(path)
+    assert not path.parent.exists(), "a folder that was removed does not come back"

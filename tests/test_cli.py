@@ -2,17 +2,13 @@ import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from tests.conftest import ROOT, spawn
+from tests.conftest import spawn
 
 RUN = Path("lightning_logs/version_0")
 SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
@@ -243,6 +239,31 @@ def test_a_finished_training_says_so(trained, cli):
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before
 
 
+def test_a_training_stopped_in_its_first_epoch_begins_again_in_its_folder(trained, cli):
+    before = (RUN / "metrics.csv").read_text()
+    shutil.rmtree(RUN / "checkpoints")
+    (RUN / "metrics.csv").unlink()
+    (RUN / ".metrics.csv.1.part").touch()
+    code, out, err = cli("fit", "--ckpt_path", "last")
+    assert (code, err) == (0, "")
+    assert f"notice: {RUN} was stopped before its first epoch had ended, and begins again" in out
+    assert (RUN / "metrics.csv").read_text() == before
+    assert (RUN / "checkpoints" / "last.ckpt").is_file()
+    assert not list(RUN.glob(".*.part"))
+    assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
+
+
+def test_more_epochs_mean_another_schedule_and_are_announced(workplace, cli):
+    assert cli("fit", *SMALL, "--model.lr_schedule=linear")[0] == 0
+    code, out, _ = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert code == 0
+    assert "planned for 2 epochs and is now for 4: the learning rate follows the schedule of the new length" in out
+    with (RUN / "metrics.csv").open() as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.05, 0, 0.025, 0], abs=1e-9)
+    assert "notice" not in cli("fit", "--ckpt_path", "last")[1]
+
+
 def test_a_training_is_continued_by_epochs(trained, cli):
     code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 9, "--trainer.max_steps", 100)
     assert code == 2
@@ -344,21 +365,3 @@ def test_a_whole_run_prints_no_warning(workplace, real_root):
         done = spawn(*command, cwd=workplace, PYTHONWARNINGS="default")
         assert (done.returncode, done.stderr) == (0, "")
         assert "Tip" not in done.stdout
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_have_their_exit_codes_and_keep_the_last_epoch(workplace, real_root, number, code):
-    words = ["fit", "--config", ROOT / "configs/mlp.yaml", "--data.source.root", real_root, "--model.hidden_dims=[8]"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "fmnist", *map(str, words), "--trainer.max_epochs=1000"]
-    with subprocess.Popen(command, cwd=workplace, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        last = workplace / RUN / "checkpoints" / "last.ckpt"
-        deadline = time.monotonic() + 120
-        while not last.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.1)
-        time.sleep(0.3)
-        process.send_signal(number)
-        output = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == code, output
-    assert "Traceback" not in output
-    assert torch.load(last, weights_only=True)["epoch"] >= 0

@@ -18,16 +18,20 @@ def make(root, version, *names):
 
 
 def test_claims_the_next_number(tmp_path):
-    assert runs.claim(tmp_path) == tmp_path / "lightning_logs" / "version_0"
+    folder = runs.claim(tmp_path, "settings")
+    assert folder == tmp_path / "lightning_logs" / "version_0"
+    assert (folder / "config.yaml").read_text() == "settings"
     make(tmp_path, 9)
     make(tmp_path, "9_copy")
-    assert runs.claim(tmp_path).name == "version_10"
+    assert runs.claim(tmp_path, "").name == "version_10"
 
 
 def test_nobody_claims_the_same_folder(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(runs.claim, [tmp_path] * 40))
+        claimed = list(pool.map(runs.claim, [tmp_path] * 40, map(str, range(40))))
     assert len(set(claimed)) == 40
+    assert {(folder / "config.yaml").read_text() for folder in claimed} == {str(n) for n in range(40)}
+    assert len(list((tmp_path / "lightning_logs").iterdir())) == 40
 
 
 def test_finds_the_newest_run_that_has_the_checkpoint(tmp_path):
@@ -37,6 +41,25 @@ def test_finds_the_newest_run_that_has_the_checkpoint(tmp_path):
     assert runs.find_checkpoint(None, tmp_path) == newest / "best.ckpt"
     assert runs.find_checkpoint("best", tmp_path) == newest / "best.ckpt"
     assert runs.find_checkpoint("last", tmp_path).parent.parent.name == "version_2"
+
+
+def test_a_training_is_continued_even_if_it_has_no_checkpoint_yet(tmp_path):
+    make(tmp_path, 2, "best", "last")
+    stopped = make(tmp_path, 3)
+    assert runs.find_checkpoint("last", tmp_path, to_continue=True) == stopped / "last.ckpt"
+    assert runs.find_checkpoint("best", tmp_path, to_continue=True).parent.parent.name == "version_2"
+
+
+def test_a_requeued_job_finds_its_own_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    mine = runs.claim(tmp_path, "settings")
+    runs.claim(tmp_path, "other settings")
+    assert runs.find_requeued(tmp_path, "settings") is None, "the first time the job runs"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert runs.find_requeued(tmp_path, "settings") == mine / "checkpoints" / "last.ckpt"
+    assert runs.find_requeued(tmp_path, "new settings") is None
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert runs.find_requeued(tmp_path, "settings") is None
 
 
 def test_a_path_is_taken_as_it_is(tmp_path):
