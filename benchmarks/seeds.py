@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+TESTED = ("accuracy", "loss", "nll", "brier", "ece", "ece_uncalibrated")
+
 
 def main() -> None:
     """Trains, tests, prints and saves."""
@@ -49,19 +51,20 @@ def run_seed(config: Path, seed: int, folder: Path, options: list[str], test: bo
     result = folder / "result.json"
     if not result.exists():
         root = ["--trainer.default_root_dir", str(folder)]
-        started = ["--ckpt_path", "last"] if list(folder.glob("*/*/checkpoints/last.ckpt")) else []
+        started = ["--ckpt_path", "last"] if list(folder.glob("*/version_*")) else []
         call("fit", "--config", config, *options, f"--seed_everything={seed}", *root, *started)
         if test:
             call("test", *root)
         run = sorted(folder.glob("lightning_logs/version_*"))[-1]
         found: dict[str, float] = {"seed": seed}
         rows = list(csv.DictReader((run / "metrics.csv").open()))
-        scores = [float(row["val/acc"]) for row in rows if row["val/acc"]]
-        if scores:
-            found["val_accuracy"] = max(scores)
+        validated = [row for row in rows if row["val/acc"]]
+        if validated:
+            best = max(validated, key=lambda row: float(row["val/acc"]))
+            found |= {"val_accuracy": float(best["val/acc"]), "val_ece": float(best["val/ece"])}
         if test:
             metrics = json.loads((run / "test" / "metrics.json").read_text())
-            found |= {"test_accuracy": metrics["accuracy"], "test_loss": metrics["loss"]}
+            found |= {f"test_{key}": metrics[key] for key in TESTED}
         result.write_text(json.dumps(found))
     return json.loads(result.read_text())  # type: ignore[no-any-return]
 

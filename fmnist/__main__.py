@@ -18,6 +18,7 @@ VERBS = {
     "test": "evaluate a trained model on the official test images",
     "predict": "classify the test images, into a file or one on the screen",
     "prepare": "fetch and verify the data, and describe it",
+    "compare": "show all runs in one table",
 }
 
 
@@ -52,6 +53,10 @@ def _run(argv: list[str]) -> int:
         print(_help())
     elif argv[0] == "--version":
         print(f"fmnist {__version__}")
+    elif argv[0] == "compare":
+        from fmnist import compare
+
+        compare.run(VERBS["compare"], argv[1:])
     elif argv[0] in VERBS:
         from fmnist import cli  # imports torch
 

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from fmnist.calibration import fit_temperature
 from fmnist.errors import UserError, check
-from fmnist.metrics import LossAndAccuracy
+from fmnist.metrics import LossAndAccuracy, Outputs, score
 from fmnist.mlp import MLP
 from fmnist.seeds import mix_seeds
 
@@ -69,16 +71,23 @@ class ImageClassifier(LightningModule):
         self.optimizer = optimizer
         self.network: nn.Module | None = None
         self.register_buffer("temperature", torch.ones(()))
+        self._fitted_temperature: float | None = None
         self.train_metrics = LossAndAccuracy()
-        self.val_metrics = LossAndAccuracy()
-        self.test_metrics = LossAndAccuracy()
+        self.val_outputs = Outputs()
+        self.test_outputs = Outputs()
+        self.tested = (torch.empty(0, 0), torch.empty(0, dtype=torch.long))
+        self.tta: Literal["none", "flip"] = "none"
         self.seed = 0
         if class_names is not None:
             self.network = self._build()
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes)."""
-        return self.network(images)  # type: ignore[no-any-return, misc]
+        assert self.network is not None
+        logits: Tensor = self.network(images)
+        if self.tta == "flip" and not self.training:
+            logits = (logits + self.network(images.flip(-1))) / 2
+        return logits
 
     def setup(self, stage: str) -> None:
         """Notes the seed of the run, before anything is drawn."""
@@ -102,30 +111,27 @@ class ImageClassifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        return self._step(batch, self.train_metrics, self.hparams["label_smoothing"])
+        images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        self.train_metrics.update(logits.detach(), labels, loss.detach())
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds a batch to the validation metrics."""
-        self._step(batch, self.val_metrics)
+        """Notes what the network says of a batch."""
+        self.val_outputs.update(self(batch[0]), batch[1])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Adds a batch to the test metrics."""
-        self._step(batch, self.test_metrics)
+        """Notes what the network says of a batch."""
+        self.test_outputs.update(self(batch[0]), batch[1])
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the probabilities of a batch, float (B, num_classes)."""
         return self.probabilities(batch[0])
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to probabilities, float (B, num_classes)."""
+        """Maps images, uint8 (B, 1, 28, 28), to calibrated probabilities, float (B, num_classes)."""
         return torch.softmax(self(images).float() / self.temperature, dim=1)
-
-    def _step(self, batch: tuple[Tensor, Tensor], metrics: LossAndAccuracy, label_smoothing: float = 0.0) -> Tensor:
-        images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        metrics.update(logits.detach(), labels, loss.detach())
-        return loss
 
     def on_train_epoch_start(self) -> None:
         """Makes the randomness of the epoch a function of seed, epoch and rank."""
@@ -136,29 +142,44 @@ class ImageClassifier(LightningModule):
         """Logs the epoch with its last batch: callbacks read it before ``on_train_epoch_end`` comes here."""
         stops = self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps
         if self.trainer.is_last_batch or stops:
-            self._log_epoch("train", self.train_metrics)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation metrics."""
-        self._log_epoch("val", self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test metrics and the number of samples they come from."""
-        self.log("test/num_samples", self.test_metrics.compute()["count"].float())
-        self._log_epoch("test", self.test_metrics)
-
-    def _log_epoch(self, stage: str, metrics: LossAndAccuracy) -> None:
-        values = metrics.compute()
-        metrics.reset()
-        if stage == "train":  # before any checkpoint is written
+            metrics = self.train_metrics.compute()
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            check(
-                bool(values["loss"].isfinite()),
-                f"the training loss is {values['loss']:f} after epoch {self.current_epoch + 1} at learning rate "
+            check(  # before any checkpoint is written
+                bool(metrics["loss"].isfinite()),
+                f"the training loss is {metrics['loss']:f} after epoch {self.current_epoch + 1} at learning rate "
                 f"{rate:.3g}: lower --model.optimizer.lr",
             )
-        logged = {f"{stage}/{name}": values[name] for name in ("loss", "acc")}
-        self.log_dict(logged, prog_bar=True, on_step=False, on_epoch=True)
+            self._log("train", metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Fits the temperature, if this is part of a training, and logs the validation metrics."""
+        logits, labels = self.val_outputs.compute()
+        self.val_outputs.reset()
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._fitted_temperature = fit_temperature(logits, labels)
+            self.temperature.fill_(self._fitted_temperature)
+        scores = score(logits, labels, self.temperature.item())
+        self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
+
+    def on_train_end(self) -> None:
+        """Puts the temperature back, which callbacks that average the weights have averaged as well."""
+        if self._fitted_temperature:
+            self.temperature.fill_(self._fitted_temperature)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the temperature as it was fitted, whatever callbacks have made of the other weights."""
+        checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics, and keeps logits and labels as ``tested``."""
+        self.tested = self.test_outputs.compute()
+        self.test_outputs.reset()
+        scores = score(*self.tested, self.temperature.item())
+        self._log("test", {**scores, "num_samples": torch.tensor(len(self.tested[1]))})
+
+    def _log(self, stage: str, metrics: dict[str, Tensor]) -> None:
+        shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
+        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule; biases and norms are exempt from weight decay."""

@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 import threading
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
@@ -37,10 +38,11 @@ from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.history import History
+from fmnist.metrics import in_order
 from fmnist.parser import EPILOG, Parser
 from fmnist.predictions import check_output, label_rows, write_rows
 from fmnist.prepare import prepare
-from fmnist.report import write_metrics
+from fmnist.report import class_table, headline, measure, origin, results_folder, write_metrics, write_report
 
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
@@ -91,6 +93,11 @@ class _CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Names the default source in the parser, so that ``--data.source.root X`` works by itself."""
         parser.set_defaults(DEFAULT_SOURCE)
+        if self.verb != "fit":
+            tta = "'flip' averages over each image and its mirror image: for networks trained with --data.flip true."
+            parser.add_argument("--tta", type=Literal["none", "flip"], default="none", help=tta)
+        if self.verb == "test":
+            parser.add_argument("--report", type=bool, default=True, help="Write report.html beside metrics.json.")
         if self.verb == "predict":
             parser.add_argument("--output", type=str | None, help="File to write, .csv or .jsonl.")
             parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
@@ -219,13 +226,31 @@ class _CLI(LightningCLI):
     def validate(self, datamodule: FashionMNISTDataModule, **_: Any) -> None:
         """Evaluates on the validation images and prints a table."""
         check(datamodule.val_size > 0, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
-        self._evaluate("validate")
+        for name, value in sorted(self._evaluate("validate").items()):
+            _say(f"  {name:16}{value:10.4f}")
 
     def test(self, **_: Any) -> None:
-        """Evaluates on the test images, prints a table and writes ``test/metrics.json``."""
-        results = self._evaluate("test")
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            _say(f"written: {write_metrics(results, self.checkpoint_path, self.checkpoint['epoch'] + 1)}")
+        """Evaluates on the test images, prints tables and writes ``test/metrics.json`` and ``test/report.html``."""
+        start = time.monotonic()
+        self._evaluate("test")
+        if self.trainer.is_global_zero:
+            logits, labels = self.model.tested
+            temperature = self.model.temperature.item()
+            metrics = measure(logits, labels, self.model.hparams["class_names"], temperature)
+            metrics |= {"tta": self.model.tta, **origin(self.checkpoint_path, self.checkpoint)}
+            metrics |= {"device": _device(self.trainer), "seconds": round(time.monotonic() - start, 3)}
+            _say("\n".join([*class_table(metrics), "", *headline(metrics)]))
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self._write_results(metrics, logits)
+
+    def _write_results(self, metrics: dict[str, Any], logits: torch.Tensor) -> None:
+        folder = results_folder(self.checkpoint_path)
+        write_metrics(metrics, folder / "metrics.json")
+        _say(f"written: {folder / 'metrics.json'}")
+        if self.config_init[self.verb].report:
+            test = self.datamodule.test_set
+            write_report(metrics, self.model.network, logits, test.images, test.labels, folder / "report.html")
+            _say(f"written: {folder / 'report.html'}")
 
     def predict(self, **_: Any) -> None:
         """Classifies the test images: all into a file, or one on the screen."""
@@ -240,11 +265,18 @@ class _CLI(LightningCLI):
             self._load_weights()
             batches: Any = self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=True)
             check(bool(batches), "there is nothing to predict: trainer.limit_predict_batches is 0")
-            probabilities = _merge_shares(torch.cat(batches), self.trainer.world_size)
+            probabilities = self._gather(torch.cat(batches))
             if self.trainer.is_global_zero:
                 labels = self.datamodule.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
                 write_rows(label_rows(probabilities, labels, self.datamodule.class_names), Path(settings.output))
                 _say(f"written: {settings.output} ({len(labels):,} predictions)")
+
+    def _gather(self, share: torch.Tensor) -> torch.Tensor:
+        """Returns the rows of all processes in the order of the data."""
+        shares: list[Any] = [share.cpu()] * self.trainer.world_size
+        if self.trainer.world_size > 1:
+            torch.distributed.all_gather_object(shares, share.cpu())
+        return in_order(torch.cat(shares))
 
     def _predict_one(self, index: int) -> None:
         self._load_weights()
@@ -262,12 +294,10 @@ class _CLI(LightningCLI):
         found: list[dict[str, float]]
         found = getattr(self.trainer, verb)(self.model, datamodule=self.datamodule, verbose=False)
         check(len(found) == 1, f"there is nothing to {verb}: a limit of the trainer is 0")
-        (results,) = found
-        for name, value in sorted(results.items()):
-            _say(f"  {name:16}{value:10.0f}" if name.endswith("num_samples") else f"  {name:16}{value:10.4f}")
-        return results
+        return found[0]
 
     def _load_weights(self) -> None:
+        self.model.tta = self.config_init[self.verb].get("tta", "none")
         self.model.configure_model()
         self.trainer.precision_plugin.convert_module(self.model)  # before the weights come, or 64 bits are cut to 32
         try:
@@ -280,18 +310,6 @@ class _CLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _merge_shares(share: torch.Tensor, world_size: int) -> torch.Tensor:
-    """Puts the rows of all processes, each of which had every N-th sample, back into order."""
-    if world_size == 1:
-        return share
-    shares: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(shares, share.cpu())
-    merged = share.new_empty(sum(map(len, shares)), share.shape[1], device="cpu")
-    for rank, part in enumerate(shares):
-        merged[rank::world_size] = part
-    return merged
 
 
 def _scan(words: list[str]) -> argparse.Namespace:

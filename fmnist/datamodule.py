@@ -1,5 +1,6 @@
 """Labelled images as Lightning wants them: prepared, split, in batches, augmented."""
 
+import hashlib
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.seed = 0
         self.epoch = 0
+        self.split_digest = ""
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
@@ -66,8 +68,9 @@ class FashionMNISTDataModule(LightningDataModule):
         return list(self.source.class_names)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the epoch that a continued training begins with, for the checkpoint."""
-        return {"epoch": self.trainer.fit_loop.epoch_progress.current.ready} if self.trainer else {}
+        """Returns, for the checkpoint, the epoch that a continued training begins with, and what was split."""
+        epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
+        return {"epoch": epoch, "split": self.split_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
@@ -86,6 +89,7 @@ class FashionMNISTDataModule(LightningDataModule):
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         if stage in ("fit", "validate", None) and self.train_set is None:
             self.train_set, self.val_set = self._split(*self.source.load(train=True))
+            self.split_digest = digest_split(self.train_set.labels, self.val_set.images)
         if stage in ("test", "predict", None) and self.test_set is None:
             self.test_set = _Images(*self.source.load(train=False))
 
@@ -160,6 +164,11 @@ class _Images(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)
         return self.images.index_select(0, rows), self.labels.index_select(0, rows)
+
+
+def digest_split(train_labels: Tensor, val_images: Tensor) -> str:
+    """Returns 16 hexadecimal digits that change when another image is chosen for validation."""
+    return hashlib.sha256(train_labels.numpy().tobytes() + val_images.numpy().tobytes()).hexdigest()[:16]
 
 
 def _identity(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ class History(Callback):
     """Keeps one row per epoch and rewrites ``metrics.csv`` and ``curves.png`` at the end of each.
 
     The rows travel in every checkpoint, so a resumed training continues its own table. Where no
-    progress bar is shown, each row is printed as a line.
+    progress bar is shown, each row is printed as a line. The seconds that epochs took go into
+    ``times.csv``, by themselves: they are the one thing that differs when a training is repeated.
 
     Args:
         dirpath: Folder for the two files; the trainer's log folder if not given.
@@ -43,6 +45,10 @@ class History(Callback):
         if self._folder and trainer.is_global_zero:
             Path(self._folder).mkdir(parents=True, exist_ok=True)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that this epoch has validation metrics of its own."""
         self._validated = not trainer.sanity_checking
@@ -63,6 +69,8 @@ class History(Callback):
         if trainer.progress_bar_callback is None:
             print(_line(row, trainer.max_epochs), flush=True)
         if self._folder:
+            with (Path(self._folder) / "times.csv").open("a") as file:
+                file.write(f"{row['epoch']},{time.monotonic() - self._start:.3f}\n")
             with atomic_path(Path(self._folder) / "metrics.csv") as part:
                 part.write_text(self._table())
             with atomic_path(Path(self._folder) / "curves.png") as part:
@@ -85,12 +93,13 @@ def _line(row: dict[str, float], max_epochs: int | None) -> str:
     return f"epoch {row['epoch']:.0f}/{max_epochs}  {metrics}"
 
 
-def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
+def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") -> None:
     """Draws loss and accuracy over the epochs.
 
     Args:
         rows: One dictionary per epoch, with ``epoch`` and metrics such as ``val/loss``.
-        path: The PNG file to write.
+        file: A path or an open file.
+        format: ``png`` or ``svg``.
     """
     from matplotlib.figure import Figure  # takes half a second, which only a training pays
 
@@ -104,4 +113,4 @@ def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, format="png", dpi=100)
+    figure.savefig(file, format=format, dpi=100, transparent=format == "svg")

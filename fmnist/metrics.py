@@ -1,8 +1,21 @@
-"""Loss and accuracy of a stage, cheap enough for every training step."""
+"""What is measured: cheaply in every training step, thoroughly in an evaluation."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+ECE_BINS = 15
 
 
 class LossAndAccuracy(Metric):
@@ -37,9 +50,123 @@ class LossAndAccuracy(Metric):
         self.count += len(labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Returns ``loss`` (mean per sample), ``acc`` (from 0 to 1) and ``count`` (samples)."""
-        return {
-            "loss": self.loss_sum / self.count,
-            "acc": self.correct / self.count,
-            "count": self.count,
-        }
+        """Returns ``loss`` (mean per sample) and ``acc`` (from 0 to 1)."""
+        return {"loss": self.loss_sum / self.count, "acc": self.correct / self.count}
+
+
+class Outputs(Metric):
+    """All logits and labels of an evaluation, from all processes, in the order of the data."""
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("logits", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch of logits, float (B, num_classes), and labels, int64 (B,)."""
+        self.logits.append(logits)
+        self.labels.append(labels)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Returns logits, float (N, num_classes), and labels, int64 (N,)."""
+        # synchronized states are tensors already
+        logits, labels = (torch.cat(s) if isinstance(s, list) else s for s in (self.logits, self.labels))
+        return in_order(logits).cpu(), in_order(labels).cpu()  # where 64 bits are at hand
+
+
+def in_order(rows: Tensor) -> Tensor:
+    """Puts the rows of all processes, each of which had every N-th sample, back into order.
+
+    Args:
+        rows: The shares of all processes, one after the other, (N, ...).
+    """
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if processes == 1:
+        return rows
+    places = torch.cat([torch.arange(rank, len(rows), processes) for rank in range(processes)])
+    return rows[places.argsort().to(rows.device)]
+
+
+def score(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:
+    """Measures predictions; everything is a mean over the samples.
+
+    Args:
+        logits: float (N, num_classes).
+        labels: int64 (N,).
+        temperature: What the logits are divided by before they become probabilities.
+
+    Returns:
+        ``acc`` and ``top2_acc`` (from 0 to 1); ``loss``, the cross-entropy of the logits; and of the
+        probabilities ``nll`` (their cross-entropy), ``brier`` (squared error summed over the classes,
+        from 0 to 2), ``ece`` (expected calibration error, Guo et al. 2017, 15 bins, from 0 to 1), and
+        ``ece_uncalibrated``, the same with a temperature of 1.
+    """
+    logits = logits.double()
+    probabilities = torch.softmax(logits / temperature, dim=1)
+    classes = logits.shape[1]
+    one_hot = F.one_hot(labels, classes)
+    return {
+        "acc": multiclass_accuracy(logits, labels, classes, average="micro"),
+        "top2_acc": multiclass_accuracy(logits, labels, classes, average="micro", top_k=min(2, classes)),
+        "loss": F.cross_entropy(logits, labels),
+        "nll": F.cross_entropy(logits / temperature, labels),
+        "brier": (probabilities - one_hot).square().sum(1).mean(),
+        "ece": multiclass_calibration_error(probabilities, labels, classes, ECE_BINS),
+        "ece_uncalibrated": multiclass_calibration_error(torch.softmax(logits, 1), labels, classes, ECE_BINS),
+    }
+
+
+def reliability(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compares how sure predictions are with how often they are right, in 15 bins of equal width.
+
+    Args:
+        probabilities: float (N, num_classes).
+        labels: int64 (N,).
+
+    Returns:
+        For each bin of the predicted class's probability, float (15,): the share of the samples, and
+        their accuracy and mean probability, which are 0 in an empty bin.
+    """
+    confidence, predicted = probabilities.max(1)
+    bins = (confidence * ECE_BINS).long().clamp(max=ECE_BINS - 1)
+    counts = torch.bincount(bins, minlength=ECE_BINS)
+    right = torch.bincount(bins, (predicted == labels).double(), ECE_BINS)
+    total = torch.bincount(bins, confidence.double(), ECE_BINS)
+    return counts / counts.sum(), right / counts.clamp(min=1), total / counts.clamp(min=1)
+
+
+def score_classes(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """Measures the predictions class by class.
+
+    Args:
+        predicted: Predicted classes, int64 (N,).
+        labels: Actual classes, int64 (N,).
+        classes: Number of classes C.
+
+    Returns:
+        ``precision``, ``recall`` and ``f1``, float (C,), 0 where they are undefined; ``support``, the
+        samples of each class, int64 (C,); ``confusion_matrix``, int64 (C, C), a row per actual class.
+    """
+    measured = {
+        name: measure(predicted, labels, classes, average="none")
+        for name, measure in (
+            ("precision", multiclass_precision),
+            ("recall", multiclass_recall),
+            ("f1", multiclass_f1_score),
+        )
+    }
+    matrix = multiclass_confusion_matrix(predicted, labels, classes)
+    return {**measured, "support": matrix.sum(1), "confusion_matrix": matrix}
+
+
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of a share (Wilson 1927), from 0 to 1."""
+    z = 1.959964
+    share = correct / count
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)

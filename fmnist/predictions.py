@@ -31,7 +31,7 @@ def describe(probabilities: Tensor, class_names: list[str]) -> Row:
         probabilities: float (num_classes,).
         class_names: Name of each class.
     """
-    values = [round(value, 6) for value in probabilities.tolist()]
+    values = [float(f"{value:.9g}") for value in probabilities.tolist()]  # all that 32 bits hold
     best = int(probabilities.argmax())
     columns = {f"p({name})": value for name, value in zip(class_names, values, strict=True)}
     return {"predicted": class_names[best], "probability": values[best], **columns}

@@ -1,6 +1,5 @@
 """Fetch the data, verify it, and say what is in it."""
 
-import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     for label, class_name in enumerate(data.class_names):
         counts = (int((part.labels == label).sum()) for part in parts.values())
         print(f"{label:2} {class_name:13}" + "".join(f"{count:12,}" for count in counts))
-    print(f"\ndigest of the split: {split_digest(data.train_set.labels, data.val_set.images)}")
+    print(f"\ndigest of the split: {data.split_digest}")
     train = torch.cat([data.train_set.images, data.val_set.images])
     within_train, within_test, across = count_duplicates(train, data.test_set.images)
     print(f"exact duplicates: {within_train} within train, {within_test} within test, {across} across the two")
@@ -41,11 +40,6 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
         with atomic_path(Path(show)) as part_file:
             draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
         print(f"written: {show}")
-
-
-def split_digest(train_labels: Tensor, val_images: Tensor) -> str:
-    """Returns 16 hexadecimal digits that change when another image is chosen for validation."""
-    return hashlib.sha256(train_labels.numpy().tobytes() + val_images.numpy().tobytes()).hexdigest()[:16]
 
 
 def count_duplicates(train: Tensor, test: Tensor) -> tuple[int, int, int]:

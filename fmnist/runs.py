@@ -1,5 +1,6 @@
 """Run folders, ``lightning_logs/version_N``: claim a new one, find the newest and its checkpoints."""
 
+import csv
 import errno
 import os
 import re
@@ -97,6 +98,19 @@ def find_requeued(root: Path, config: str) -> Path | None:
         if found == [job, config]:
             return folder / "checkpoints" / "last.ckpt"
     return None
+
+
+def read_history(run: Path) -> list[dict[str, float]]:
+    """Reads the ``metrics.csv`` of a run: a row per epoch, without the cells that are empty.
+
+    Raises:
+        ValueError: The file is not such a table.
+    """
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in csv.DictReader(file)]
 
 
 def _versions(logs: Path) -> list[int]:

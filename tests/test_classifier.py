@@ -58,7 +58,7 @@ def test_checkpoint_of_a_model_made_in_python_holds_plain_values(fit, optimizer)
     assert loaded.hparams["optimizer"] == model.hparams["optimizer"]
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
-    assert loaded.temperature == 1
+    assert loaded.temperature != 1
 
 
 def test_optimizer_is_written_down_with_its_settings():

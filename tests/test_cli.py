@@ -8,6 +8,8 @@ import pytest
 import torch
 import yaml
 
+from fmnist import FashionMNISTDataModule, ImageClassifier
+from fmnist.calibration import fit_temperature
 from tests.conftest import spawn
 
 RUN = Path("lightning_logs/version_0")
@@ -30,7 +32,15 @@ def weights(path):
 def test_fit_leaves_what_the_contract_says(trained):
     left = sorted(str(path.relative_to(RUN)) for path in RUN.rglob("*") if path.is_file())
     events = next(name for name in left if name.startswith("events.out.tfevents"))
-    files = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", events, "metrics.csv"]
+    files = [
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "curves.png",
+        events,
+        "metrics.csv",
+        "times.csv",
+    ]
     assert left == sorted(files)
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"]
     for part in ("fit on cpu", "epoch 2/2", f"run:  {RUN}", f"best: {RUN}/checkpoints/best.ckpt", "fmnist test --ckpt"):
@@ -40,8 +50,8 @@ def test_fit_leaves_what_the_contract_says(trained):
 def test_best_and_last_are_what_they_say(workplace, cli):
     # at this learning rate the second epoch is worse than the first
     cli("fit", *SMALL, "--model.optimizer.lr", 0.05, "--model.lr_schedule", "constant", "--trainer.max_epochs", 6)
-    rows = [line.split(",") for line in (RUN / "metrics.csv").read_text().splitlines()[1:]]
-    scores = [float(row[-1]) for row in rows]
+    with (RUN / "metrics.csv").open() as file:
+        scores = [float(row["val/acc"]) for row in csv.DictReader(file)]
     best, last = (torch.load(RUN / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
     assert best["epoch"] == scores.index(max(scores))
     assert last["epoch"] == 5
@@ -64,10 +74,47 @@ def test_test_evaluates_the_newest_runs_best(trained, cli):
     metrics = json.loads((RUN / "test" / "metrics.json").read_text())
     assert metrics["num_samples"] == 200
     assert metrics["checkpoint"] == f"{RUN}/checkpoints/best.ckpt"
-    assert f"{metrics['accuracy']:.4f}" in out
+    assert f"accuracy {metrics['accuracy']:.2%} (95 % interval " in out
+    assert "Ankle boot" in out
+    assert f"written: {RUN}/test/report.html" in out
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"], (
         "an evaluation leaves no folder of its own"
     )
+
+
+def test_temperature_is_that_of_the_checkpoints_own_epoch(trained, cli):
+    for name in ("best", "last"):
+        assert cli("validate", "--ckpt_path", name)[0] == 0
+    state = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    model = ImageClassifier.load_from_checkpoint(RUN / "checkpoints" / "last.ckpt").eval()
+    data = FashionMNISTDataModule(val_size=100)
+    data.setup("validate")
+    with torch.inference_mode():
+        best = fit_temperature(model(data.val_set.images), data.val_set.labels)
+    assert state["temperature"].item() == pytest.approx(best, rel=1e-5)
+    assert best != 1
+
+
+def test_temperature_belongs_to_the_averaged_weights(workplace, cli):
+    average = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+    code, _, err = cli("fit", *SMALL, *average, "--model.normalization=batch")
+    assert (code, err) == (0, "")
+    test_temperature_is_that_of_the_checkpoints_own_epoch(None, cli)
+    _, out, _ = cli("validate", "--ckpt_path", "last")
+    with (RUN / "metrics.csv").open() as file:
+        measured = [*csv.DictReader(file)][-1]
+    for name in ("val/acc", "val/ece", "val/loss"):
+        assert f"{name:16}{float(measured[name]):10.4f}" in out
+
+
+def test_without_validation_nothing_is_calibrated_and_test_says_so(workplace, cli):
+    assert cli("fit", *SMALL, "--data.val_size", 0)[0] == 0
+    code, out, _ = cli("test")
+    assert code == 0
+    assert "not calibrated: there were no validation images" in out
+    metrics = json.loads((RUN / "test" / "metrics.json").read_text())
+    assert metrics["temperature"] == 1
+    assert metrics["ece"] == metrics["ece_uncalibrated"]
 
 
 def test_validate_repeats_what_fit_had_measured(trained, cli):

@@ -36,7 +36,10 @@ def test_two_processes_make_one_run_and_count_every_sample_once(trained):
     one, two = results
     assert one["num_samples"] == two["num_samples"] == 10_000
     assert one["accuracy"] == two["accuracy"]
-    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    for name in ("loss", "nll", "brier", "ece"):
+        assert one[name] == pytest.approx(two[name], rel=1e-5)
+    assert one["confusion_matrix"] == two["confusion_matrix"]
+    assert one["temperature"] != 1
 
 
 def test_three_processes_predict_every_image_in_order(trained):

@@ -1,28 +1,76 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
+from sklearn import metrics as sklearn
 from torchmetrics.classification import MulticlassAccuracy
 
-from fmnist.metrics import LossAndAccuracy
+from fmnist.metrics import LossAndAccuracy, Outputs, reliability, score, score_classes, wilson_interval
+
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.randint(10, (3000,), generator=GENERATOR)
+LOGITS = F.one_hot(LABELS, 10) * 2 + 2 * torch.randn(3000, 10, generator=GENERATOR)
+TEMPERATURE = 1.7
+PROBABILITIES = torch.softmax(LOGITS.double() / TEMPERATURE, 1).numpy()
 
 
-def test_equals_torchmetrics_and_the_mean_over_unequal_batches():
-    torch.manual_seed(0)
-    logits, labels = torch.randn(130, 10), torch.randint(0, 10, (130,))
-    metrics, accuracy = LossAndAccuracy(), MulticlassAccuracy(10, average="micro")
-    for part in (slice(0, 64), slice(64, 128), slice(128, 130)):
-        metrics.update(logits[part], labels[part], F.cross_entropy(logits[part], labels[part]))
-        accuracy.update(logits[part], labels[part])
-    values = metrics.compute()
-    assert values["acc"] == accuracy.compute()
-    assert values["loss"].item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
-    assert values["count"] == 130
+def test_cheap_metrics_equal_those_of_torchmetrics():
+    ours, reference = LossAndAccuracy(), MulticlassAccuracy(num_classes=10, average="micro")
+    for logits, labels in zip(LOGITS.split(700), LABELS.split(700), strict=True):
+        ours.update(logits, labels, F.cross_entropy(logits, labels))
+        reference.update(logits, labels)
+    values = ours.compute()
+    assert values["acc"] == reference.compute()
+    assert values["loss"].item() == pytest.approx(F.cross_entropy(LOGITS, LABELS).item(), rel=1e-6)
 
 
-def test_reset_forgets():
-    metrics = LossAndAccuracy()
-    metrics.update(torch.eye(3), torch.arange(3), torch.tensor(7.0))
-    metrics.reset()
-    metrics.update(torch.eye(3), torch.tensor([0, 0, 0]), torch.tensor(1.0))
-    assert metrics.compute()["loss"] == 1
-    assert metrics.compute()["acc"] == pytest.approx(1 / 3)
+def test_outputs_are_those_of_all_batches():
+    outputs = Outputs()
+    for logits, labels in zip(LOGITS.split(700), LABELS.split(700), strict=True):
+        outputs.update(logits, labels)
+    logits, labels = outputs.compute()
+    assert torch.equal(logits, LOGITS)
+    assert torch.equal(labels, LABELS)
+
+
+def test_scores_equal_those_of_scikit_learn():
+    scores = {name: value.item() for name, value in score(LOGITS, LABELS, TEMPERATURE).items()}
+    labels, predicted = LABELS.numpy(), PROBABILITIES.argmax(1)
+    assert scores["acc"] == pytest.approx(sklearn.accuracy_score(labels, predicted))
+    assert scores["top2_acc"] == pytest.approx(sklearn.top_k_accuracy_score(labels, PROBABILITIES, k=2))
+    assert scores["nll"] == pytest.approx(sklearn.log_loss(labels, PROBABILITIES), rel=1e-9)
+    assert scores["loss"] == pytest.approx(F.cross_entropy(LOGITS, LABELS).item(), rel=1e-6)
+    one_hot = np.eye(10)[labels]
+    brier = sum(sklearn.brier_score_loss(one_hot[:, k], PROBABILITIES[:, k]) for k in range(10))
+    assert scores["brier"] == pytest.approx(brier, rel=1e-9)
+
+
+def test_calibration_error_is_the_mean_distance_of_the_bins():
+    share, accuracy, confidence = reliability(torch.from_numpy(PROBABILITIES), LABELS)
+    ece = (share * (accuracy - confidence).abs()).sum().item()
+    assert score(LOGITS, LABELS, TEMPERATURE)["ece"].item() == pytest.approx(ece, abs=1e-6)
+    assert score(LOGITS, LABELS, 1.0)["ece"] == score(LOGITS, LABELS, TEMPERATURE)["ece_uncalibrated"]
+    assert share.sum().item() == pytest.approx(1)
+
+
+def test_a_certain_prediction_falls_into_the_last_bin():
+    share, accuracy, confidence = reliability(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    assert (share[-1], accuracy[-1], confidence[-1]) == (1, 0.5, 1)
+
+
+def test_scores_of_classes_equal_those_of_scikit_learn():
+    predicted = LOGITS.argmax(1)
+    predicted[predicted == 3] = 4  # class 3 is never predicted
+    ours = score_classes(predicted, LABELS, 11)  # class 10 does not occur
+    pair = (LABELS.numpy(), predicted.numpy())
+    reference = sklearn.precision_recall_fscore_support(*pair, labels=range(11), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1", "support"), reference, strict=True):
+        assert ours[name].numpy() == pytest.approx(values, rel=1e-6)
+    assert (ours["confusion_matrix"].numpy() == sklearn.confusion_matrix(*pair, labels=range(11))).all()
+
+
+@pytest.mark.parametrize(("correct", "count"), [(9040, 10_000), (0, 10), (10, 10), (1, 1), (1, 3)])
+def test_interval_equals_that_of_scipy(correct, count):
+    interval = binomtest(correct, count).proportion_ci(method="wilson")
+    assert wilson_interval(correct, count) == pytest.approx((interval.low, interval.high), abs=1e-6)

@@ -16,8 +16,9 @@ def rows():
 
 
 def test_a_prediction_as_plain_values():
-    found = describe(torch.tensor([0.1, 0.7, 0.2]), NAMES)
-    assert found == {"predicted": NAMES[1], "probability": 0.7, "p(cat)": 0.1, f"p({NAMES[1]})": 0.7, "p(föhn)": 0.2}
+    found = describe(torch.tensor([0.125, 0.75, 0.0625]), NAMES)
+    name = NAMES[1]
+    assert found == {"predicted": name, "probability": 0.75, "p(cat)": 0.125, f"p({name})": 0.75, "p(föhn)": 0.0625}
 
 
 def test_csv(tmp_path):

@@ -1,0 +1,127 @@
+"""One table of all runs: what differs between them, and how well they did."""
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from fmnist.errors import UserError, check
+from fmnist.runs import LOGS, read_history
+
+FORMATS = ("text", "markdown", "csv", "json")
+METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
+MAX_SETTINGS = 1000  # a configuration with more is not one of ours
+
+Row = dict[str, Any]
+
+
+def run(description: str, argv: Sequence[str]) -> None:
+    """Runs ``compare``, described in a few words, with what was typed after it."""
+    usage, example = "fmnist compare [options] [FOLDER]", "example: fmnist compare --format markdown"
+    parser = _Parser(usage=usage, description=description, epilog=example, allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(LOGS), help=f"where the runs are ({LOGS})")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="how the table is written (text)")
+    options = parser.parse_args([*argv])
+    check(options.folder.is_dir(), f"{options.folder}: there is no such folder; name one that holds runs")
+    rows = compare(options.folder)
+    check(bool(rows), f"{options.folder} holds no runs: name a folder with version_N in it")
+    print(_write(rows, options.format))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def compare(folder: Path) -> list[Row]:
+    """Describes all runs below a folder, the best validation accuracy first.
+
+    Args:
+        folder: Where to look for folders ``version_N``.
+
+    Returns:
+        A row per run: its name, its metrics (``None`` for what it has not measured), and those settings
+        that differ between the runs. ``status`` tells finished runs from others.
+    """
+    runs = sorted(path for path in folder.rglob("version_*") if path.is_dir())
+    read = [_read(path) for path in runs]
+    settings = [flat for _, flat in read]
+    keys = sorted({key for flat in settings for key in flat})
+    readable = [flat for flat in settings if flat]
+    differing = [key for key in keys if len({repr(flat.get(key)) for flat in readable}) > 1]
+    rows = [
+        {"run": str(path.relative_to(folder)), **row, **{key: flat.get(key) for key in differing}}
+        for path, (row, flat) in zip(runs, read, strict=True)
+    ]
+    return sorted(rows, key=lambda row: (-(row["val/acc"] or 0), row["run"]))
+
+
+def _read(path: Path) -> tuple[Row, Row]:
+    """Returns the metrics and the settings of a run; whatever is wrong with it becomes its status."""
+    row: Row = dict.fromkeys(METRICS)
+    try:
+        flat = _flatten(yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
+        history = read_history(path)
+        row |= {"epochs": len(history), "seconds": _seconds(path)}
+        planned = flat.get("trainer.max_epochs")
+        row["status"] = "finished" if len(history) == planned else f"stopped, {len(history)} of {planned} epochs"
+        best = max((epoch for epoch in history if "val/acc" in epoch), key=lambda epoch: epoch["val/acc"], default={})
+        row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
+        if (path / "test" / "metrics.json").is_file():
+            test = json.loads((path / "test" / "metrics.json").read_text(encoding="utf-8"))
+            row |= {"test/acc": float(test["accuracy"]), "test/ece": test.get("ece")}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        row["status"] = f"broken: {' '.join(str(error).split())[:60]}"
+        return row, {}
+    return row, flat
+
+
+def _flatten(node: Any, prefix: str = "") -> Row:
+    """Turns ``{a: {b: 1}}`` into ``{"a.b": 1}``."""
+    if not prefix and not isinstance(node, dict):
+        raise ValueError("config.yaml holds no settings")
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    flat: Row = {}
+    for key, value in node.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        if len(flat) > MAX_SETTINGS:
+            raise ValueError("config.yaml has too many settings")
+    return flat
+
+
+def _seconds(run: Path) -> float | None:
+    """Adds up the time of all epochs; one that was repeated after a crash counts once."""
+    if not (run / "times.csv").is_file():
+        return None
+    with (run / "times.csv").open(encoding="utf-8", newline="") as file:
+        return sum({cells[0]: float(cells[1]) for cells in csv.reader(file) if len(cells) == 2}.values())
+
+
+def _write(rows: list[Row], style: str) -> str:
+    if style == "json":
+        return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
+    cells = [[*rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    if style == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(cells)
+        return text.getvalue().rstrip("\n")
+    if style == "markdown":
+        cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]
+        cells.insert(1, ["---"] * len(cells[0]))
+        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())

@@ -1,0 +1,124 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from fmnist.compare import compare
+from tests.conftest import ROOT
+
+
+def make(folder, epochs, planned=2, test=None, **settings):
+    folder.mkdir(parents=True)
+    config = {"seed_everything": 1, "trainer": {"max_epochs": planned}, "model": {"dropout": 0.0, **settings}}
+    (folder / "config.yaml").write_text(yaml.dump(config))
+    rows = [f"{epoch + 1},{score},0.5" for epoch, score in enumerate(epochs)]
+    (folder / "metrics.csv").write_text("\n".join(["epoch,val/acc,val/loss", *rows]) + "\n")
+    (folder / "times.csv").write_text("".join(f"{epoch + 1},2.0\n" for epoch in range(len(epochs))))
+    if test:
+        (folder / "test").mkdir()
+        (folder / "test" / "metrics.json").write_text(json.dumps({"accuracy": test, "ece": 0.01}))
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path / "lightning_logs"
+    make(logs / "version_0", [0.8, 0.9, 0.85], planned=3, test=0.88)
+    make(logs / "version_1", [0.95], planned=3, dropout=0.5)
+    (logs / "version_2").mkdir()
+    make(logs / "version_3", [], planned=3)
+    (logs / "version_3" / "config.yaml").write_text("model: [")
+    return logs
+
+
+def test_the_best_run_comes_first(logs):
+    rows = compare(logs)
+    assert [row["run"] for row in rows] == ["version_1", "version_0", "version_2", "version_3"]
+    best, finished, *broken = rows
+    assert (best["status"], best["epochs"], best["val/acc"], best["test/acc"]) == (
+        "stopped, 1 of 3 epochs",
+        1,
+        0.95,
+        None,
+    )
+    assert (finished["status"], finished["val/acc"], finished["test/acc"]) == ("finished", 0.9, 0.88)
+    assert finished["seconds"] == 6
+    assert all(row["status"].startswith("broken: ") for row in broken)
+
+
+def test_only_settings_that_differ_are_shown(logs):
+    row = compare(logs)[0]
+    assert row["model.dropout"] == 0.5
+    assert "seed_everything" not in row
+    assert "trainer.max_epochs" not in row
+
+
+def test_runs_in_deeper_folders_are_found(logs):
+    make(logs / "seeds" / "seed_1" / "lightning_logs" / "version_0", [0.99, 0.99])
+    assert compare(logs)[0]["run"] == "seeds/seed_1/lightning_logs/version_0"
+
+
+def test_every_format_has_the_same_cells(logs, cli):
+    code, out, err = cli("compare")
+    assert (code, err) == (0, "")
+    head, first, *_ = out.splitlines()
+    assert head.split()[:5] == ["run", "status", "epochs", "val/acc", "val/loss"]
+    assert first.startswith("version_1")
+    table = list(csv.DictReader(io.StringIO(cli("compare", logs, "--format", "csv")[1])))
+    rows = json.loads(cli("compare", logs, "--format", "json")[1])
+    markdown = cli("compare", logs, "--format", "markdown")[1].splitlines()
+    assert [row["run"] for row in table] == [row["run"] for row in rows]
+    assert [*table[0]] == [*rows[0]] == [cell.strip() for cell in markdown[0].strip("|").split("|")]
+    assert len(markdown) == len(rows) + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.csv", "epoch,val/acc\n1,many\n"),
+        ("metrics.csv", "epoch,val/acc\n1,0.5,0.6,0.7\n"),
+        ("metrics.csv", b"\xff\xfe\x00"),
+        ("config.yaml", "- 1"),
+        ("config.yaml", ""),
+        ("test/metrics.json", "{"),
+        ("test/metrics.json", "[1]"),
+        ("times.csv", "1,soon\n"),
+    ],
+)
+def test_a_broken_run_is_listed_as_such(logs, cli, name, content):
+    (logs / "version_0" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = cli("compare")
+    assert (code, err) == (0, "")
+    assert "broken: " in next(line for line in out.splitlines() if line.startswith("version_0"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], "nope: there is no such folder"),
+        (["--format", "pdf"], "invalid choice: 'pdf'"),
+        (["--sort"], "unrecognized arguments: --sort"),
+    ],
+)
+def test_mistakes_cost_one_line(logs, cli, words, message):
+    code, out, err = cli("compare", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_a_folder_without_runs_says_so(tmp_path, cli):
+    code, _, err = cli("compare", tmp_path)
+    assert code == 2
+    assert "holds no runs" in err
+
+
+def test_does_not_import_torch(logs):
+    code = "import sys; from fmnist.__main__ import main; main(['compare']); assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=logs.parent, env={"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
