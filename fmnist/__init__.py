@@ -12,6 +12,7 @@ _PUBLIC = {
     "FashionMNISTDataModule": "datamodule",
     "FashionMNIST": "sources",
     "History": "history",
+    "load": "predictor",
     "UserError": "errors",
 }
 __all__ = [*_PUBLIC, "__version__"]

@@ -16,8 +16,9 @@ VERBS = {
     "fit": "train a model, or continue a training",
     "validate": "evaluate a trained model on the validation images",
     "test": "evaluate a trained model on the official test images",
-    "predict": "classify the test images, into a file or one on the screen",
+    "predict": "classify pictures or the test images, into a file or on the screen",
     "prepare": "fetch and verify the data, and describe it",
+    "export": "write a trained model as an ONNX file, which needs neither fmnist nor torch",
     "compare": "show all runs in one table",
 }
 

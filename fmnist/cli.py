@@ -10,7 +10,7 @@ import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
@@ -37,10 +37,13 @@ from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, class_names, read_
 from fmnist.classifier import ImageClassifier
 from fmnist.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
+from fmnist.export import export
 from fmnist.history import History
 from fmnist.metrics import in_order
 from fmnist.parser import EPILOG, Parser
-from fmnist.predictions import check_output, label_rows, write_rows
+from fmnist.pictures import classify_files, find_pictures
+from fmnist.predictions import STDOUT, check_output, label_rows, write_rows
+from fmnist.predictor import Predictor
 from fmnist.prepare import prepare
 from fmnist.report import class_table, headline, measure, origin, results_folder, write_metrics, write_report
 
@@ -55,6 +58,8 @@ def run(verb: str, description: str, argv: list[str]) -> None:
     try:
         if verb == "prepare":
             _prepare(argv, options)
+        elif verb == "export":
+            _export(argv, options)
         else:
             _CLI(verb, argv, options)
     except MisconfigurationException as error:
@@ -99,9 +104,14 @@ class _CLI(LightningCLI):
         if self.verb == "test":
             parser.add_argument("--report", type=bool, default=True, help="Write report.html beside metrics.json.")
         if self.verb == "predict":
-            parser.add_argument("--output", type=str | None, help="File to write, .csv or .jsonl.")
+            images = "A picture, a folder or a pattern to classify instead of the test images."
+            parser.add_argument("--images", type=str | None, help=images)
+            output = "File to write, .csv or .jsonl, or - for standard output."
+            parser.add_argument("--output", type=str | None, help=output)
             parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
             parser.add_argument("--index", type=int | None, help="Print the prediction for this test image instead.")
+            saved = "Folder for what the network saw of each picture."
+            parser.add_argument("--save_converted", type=str | None, help=saved)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the words typed, on top of the settings of the run that the checkpoint belongs to."""
@@ -111,7 +121,7 @@ class _CLI(LightningCLI):
         root = Path(typed.default_root_dir or ".")
         if typed.ckpt_path or not (self.verb == "fit" or asks_for_help):
             path = self.checkpoint_path = _resolve(typed.ckpt_path, root, self.verb == "fit")
-            parts = SHARED_KEYS if self.verb == "fit" else ("data",)
+            parts = SHARED_KEYS if self.verb == "fit" else () if typed.images else ("data",)
             inherited = self.inherited = read_run_settings(path, parts, typed.named)
             if path.is_file():
                 self.checkpoint = read_checkpoint(path, typed.named)
@@ -253,23 +263,43 @@ class _CLI(LightningCLI):
             _say(f"written: {folder / 'report.html'}")
 
     def predict(self, **_: Any) -> None:
-        """Classifies the test images: all into a file, or one on the screen."""
+        """Classifies pictures, or the test images: all into a file, or one on the screen."""
         settings = self.config_init[self.verb]
-        check(settings.index is None or settings.output is None, "--index prints one prediction: leave out --output")
+        check(settings.images or not settings.save_converted, "--save_converted needs --images")
         if settings.index is not None:
+            unwanted = settings.output is None and settings.images is None
+            check(unwanted, "--index prints one prediction of a test image: leave out --output and --images")
             self._predict_one(settings.index)
-        elif settings.output is None:
-            raise UserError("say where the predictions go, --output FILE.csv or FILE.jsonl, or give --index I for one")
+            return
+        if settings.output is None:
+            raise UserError("say where the predictions go: --output FILE.csv, FILE.jsonl or - for the screen")
+        output = Path(settings.output)
+        check_output(output, settings.overwrite)
+        if settings.images is None:
+            self._predict_test_images(output)
         else:
-            check_output(Path(settings.output), settings.overwrite)
-            self._load_weights()
-            batches: Any = self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=True)
-            check(bool(batches), "there is nothing to predict: trainer.limit_predict_batches is 0")
-            probabilities = self._gather(torch.cat(batches))
-            if self.trainer.is_global_zero:
-                labels = self.datamodule.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
-                write_rows(label_rows(probabilities, labels, self.datamodule.class_names), Path(settings.output))
-                _say(f"written: {settings.output} ({len(labels):,} predictions)")
+            self._predict_pictures(settings.images, output, settings.save_converted)
+
+    def _predict_pictures(self, images: str, output: Path, save_converted: str | None) -> None:
+        paths = find_pictures(images)
+        self._load_weights()
+        predictor = Predictor(self.model.to(self.trainer.strategy.root_device))
+        write_rows(classify_files(predictor, paths, Path(save_converted) if save_converted else None), output)
+        self._say_written(output, len(paths))
+
+    def _predict_test_images(self, output: Path) -> None:
+        self._load_weights()
+        batches: Any = self.trainer.predict(self.model, datamodule=self.datamodule, return_predictions=True)
+        check(bool(batches), "there is nothing to predict: trainer.limit_predict_batches is 0")
+        probabilities = self._gather(torch.cat(batches))
+        if self.trainer.is_global_zero:
+            labels = self.datamodule.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
+            write_rows(label_rows(probabilities, labels, self.datamodule.class_names), output)
+            self._say_written(output, len(labels))
+
+    def _say_written(self, output: Path, count: int) -> None:
+        if output != STDOUT:
+            _say(f"written: {output} ({count:,} predictions)")
 
     def _gather(self, share: torch.Tensor) -> torch.Tensor:
         """Returns the rows of all processes in the order of the data."""
@@ -305,7 +335,9 @@ class _CLI(LightningCLI):
         except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{self.checkpoint_path}: the weights do not fit the network it describes") from error
         epoch = self.checkpoint["epoch"] + 1
-        _say(f"{self.verb}: {self.checkpoint_path} (epoch {epoch}) on {_device(self.trainer)}")
+        # standard output may be wanted for predictions alone
+        file = sys.stderr if self.config_init[self.verb].get("output") == "-" else sys.stdout
+        _say(f"{self.verb}: {self.checkpoint_path} (epoch {epoch}) on {_device(self.trainer)}", file)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -316,6 +348,7 @@ def _scan(words: list[str]) -> argparse.Namespace:
     """Finds the few settings that must be known before the words can be parsed."""
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scanner.add_argument("--ckpt_path")
+    scanner.add_argument("--images")
     scanner.add_argument("--trainer.default_root_dir", dest="default_root_dir")
     scanner.add_argument("-c", "--config", action="append", default=[])
     try:
@@ -341,9 +374,9 @@ def _resolve(spec: str | None, root: Path, to_continue: bool) -> Path:
     return path
 
 
-def _say(text: str) -> None:
+def _say(text: str, file: TextIO | None = None) -> None:
     if getattr(rank_zero_only, "rank", 0) == 0:
-        print(text, flush=True)
+        print(text, file=file, flush=True)
 
 
 def _device(trainer: Trainer) -> str:
@@ -372,6 +405,13 @@ def _quiet() -> None:
         ".*WeightAveraging doesn't support sharding.*",  # a network this small is never sharded
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _export(argv: list[str], options: dict[str, str]) -> None:
+    parser = Parser(**options, epilog=EPILOG["export"])
+    parser.add_function_arguments(export, skip={"overwrite"})
+    parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
+    export(**parser.parse_args(argv).as_dict())
 
 
 def _prepare(argv: list[str], options: dict[str, str]) -> None:

@@ -36,6 +36,7 @@ EPILOG = {
     "validate": "example: fmnist validate --ckpt_path last",
     "test": "example: fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt",
     "predict": "example: fmnist predict --output predictions.csv",
+    "export": "example: fmnist export --output model.onnx",
     "prepare": "example: fmnist prepare --show samples.png",
 }
 
@@ -74,7 +75,8 @@ class Parser(LightningArgumentParser):
         for section in self._action_groups:
             names = {action.dest.partition(".")[0] for action in section._group_actions}
             section.title = next((title for name, title in TITLES.items() if name in names), section.title)
-        self.epilog = f"{self.epilog}; --print_config shows every setting there is"
+        if any(action.dest == "config" for action in self._actions):
+            self.epilog = f"{self.epilog}; --print_config shows every setting there is"
         return super().format_help(*args)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -12,6 +12,7 @@ from fmnist.atomic import atomic_path
 from fmnist.errors import check
 
 Row = dict[str, Any]
+STDOUT = Path("-")
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -20,7 +21,11 @@ def check_output(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: The ending is unknown, or the file exists and may not be replaced.
     """
-    check(path.suffix in (".csv", ".jsonl"), f"--output {path}: the name must end in .csv or .jsonl")
+    if path == STDOUT:
+        return
+    known = path.suffix in (".csv", ".jsonl")
+    check(known, f"--output {path}: the name must end in .csv or .jsonl, or be - for standard output")
+    check(not path.is_dir(), f"--output {path}: this is a folder")
     check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
 
 
@@ -54,15 +59,23 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
     Args:
         rows: At least one.
-        path: A file that ends in ``.csv`` or ``.jsonl``.
+        path: A file that ends in ``.csv`` or ``.jsonl``; ``-`` for standard output, as JSON Lines.
     """
+    if path == STDOUT:
+        for row in rows:
+            print(_json(row))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.writelines(_json(row) + "\n" for row in rows)
             return
         writer = csv.writer(file, lineterminator="\n")
         for number, row in enumerate(rows):
             if number == 0:
                 writer.writerow(row)
             writer.writerow(row.values())
+
+
+def _json(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False)

@@ -33,7 +33,7 @@ def test_every_verb_has_a_help(cli, verb):
     code, out, err = cli(verb, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: fmnist {verb} [options]")
-    assert ("--data.val_size" in out) == (verb != "compare")
+    assert ("--data.val_size" in out) == (verb not in ("export", "compare"))
     assert f"example: fmnist {verb} " in out
     assert ("--model.dropout" in out) == (verb == "fit")
     assert len(out.splitlines()) < 120

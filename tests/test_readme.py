@@ -19,7 +19,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 @pytest.fixture
 def clone(workplace):
     """A folder with the configurations, where the README's commands can be typed."""
-    (workplace / "configs").symlink_to(ROOT / "configs")
+    for name in ("configs", "docs"):
+        (workplace / name).symlink_to(ROOT / name)
     return workplace
 
 
@@ -41,12 +42,19 @@ def test_commands_of_the_readme_work(clone, cli):
 
 
 def test_notebook_of_the_readme_works(clone):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(from lightning.*?)```", README, re.DOTALL)
     quiet = "max_epochs=1, accelerator='cpu', logger=False, enable_progress_bar=False, enable_model_summary=False"
     code = code.replace("max_epochs=3", quiet).replace("batch_size=128", "batch_size=8, val_size=100")
     names = {}
     exec(code, names)
     assert names["trainer"].callback_metrics["test/num_samples"] == 200
+
+
+def test_prediction_of_the_readme_works(clone, cli, capsys):
+    (code,) = re.findall(r"```python\n(from fmnist import load.*?)```", README, re.DOTALL)
+    assert cli("fit", "--config", "configs/mlp.yaml", "--data.val_size", 100, "--trainer.max_epochs", 1)[0] == 0
+    exec(code, {})
+    assert "light background: inverted" in capsys.readouterr().out
 
 
 def test_scripts_of_the_readme_exist():

@@ -1,0 +1,128 @@
+"""Export of a trained model as a file that needs neither fmnist nor torch."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fmnist import __version__, runs
+from fmnist.atomic import atomic_path
+from fmnist.errors import UserError, check
+from fmnist.predictor import Predictor, load
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+CHECKED = 1000  # images on which the file is compared with the model
+TOLERANCE = 1e-5
+
+
+def export(output: str, ckpt_path: str | None = None, overwrite: bool = False, default_root_dir: str = ".") -> None:
+    """Writes a trained model as ONNX, and compares the file with the model.
+
+    The file takes ``images``, uint8 (N, 1, 28, 28), and gives ``probabilities``, float32
+    (N, num_classes), normalization and calibration included. Class names and origin are in its metadata.
+
+    Args:
+        output: File to write, .onnx.
+        ckpt_path: A checkpoint's path, or 'best' or 'last' of the newest run.
+        overwrite: Replace the file if it exists.
+        default_root_dir: Folder that holds lightning_logs.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    check(not missing, f"export needs {', '.join(missing)}: pip install 'fmnist[export]'")
+    path = Path(output)
+    check(path.suffix == ".onnx", f"--output {path}: the name must end in .onnx")
+    check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
+    checkpoint = runs.find_checkpoint(ckpt_path, Path(default_root_dir))
+    predictor = load(checkpoint)
+    print(f"export: {checkpoint}")
+    content = to_onnx(predictor, checkpoint)
+    largest, agreeing = compare(predictor, content)
+    print(f"onnxruntime on {CHECKED:,} images: largest difference {largest:.1e}, same class for {agreeing:.2%}")
+    check(largest <= TOLERANCE, f"the file differs from the model by {largest:.1e}, more than {TOLERANCE}: not written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as part:
+        part.write_bytes(content)
+    print(f"written: {path} ({len(content) / 1e6:.1f} MB)")
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        assert predictor.model.network is not None
+        self.network = predictor.model.network
+        self.temperature = predictor.model.temperature.item()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.softmax(self.network(images) / self.temperature, dim=1)
+
+
+def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
+    """Returns the content of an ONNX file.
+
+    Args:
+        predictor: The model.
+        checkpoint: Where it was loaded from; noted in the metadata, with the metrics of its test.
+    """
+    import onnx
+
+    example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    batch = torch.export.Dim("N", min=1)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            _Probabilities(predictor).eval(),
+            (example,),
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, _metadata(predictor, checkpoint))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
+    metrics: dict[str, Any] = {}
+    results = (runs.run_folder(checkpoint) or checkpoint.parent) / "test" / "metrics.json"
+    if results.is_file():
+        found = json.loads(results.read_text(encoding="utf-8"))
+        if found.get("checkpoint") == str(checkpoint):  # the test may have been of another checkpoint of the run
+            metrics = {key: found[key] for key in ("accuracy", "nll", "brier", "ece", "num_samples")}
+    return {
+        "class_names": json.dumps(predictor.class_names),
+        "metrics": json.dumps(metrics),
+        "fmnist_version": __version__,
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }
+
+
+def compare(predictor: Predictor, content: bytes) -> tuple[float, float]:
+    """Runs an ONNX file on made-up images, from empty to full, and compares it with the model.
+
+    Returns:
+        The largest difference between two probabilities, and the share of images with the same class.
+    """
+    import onnxruntime
+
+    random = np.random.default_rng(0)
+    strength = random.random((CHECKED, 1, 1, 1))
+    images = (random.random((CHECKED, 1, 28, 28)) ** (4 * strength) * strength * 255).astype(np.uint8)
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        found = session.run(None, {"images": images})[0]
+    except Exception as error:
+        raise UserError(f"onnxruntime cannot run the file: {error}") from error
+    expected = predictor.probabilities(torch.from_numpy(images)).numpy()
+    return float(np.abs(found - expected).max()), float((found.argmax(1) == expected.argmax(1)).mean())

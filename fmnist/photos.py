@@ -1,0 +1,151 @@
+"""Any picture becomes what the network was trained on: 28 x 28, grey, light clothing on black.
+
+The steps are those by which the data set was made (Xiao, Rasul, Vollgraf 2017,
+https://arxiv.org/abs/1708.07747, section 2): trim the border by the colour of the corners, resize
+the longest edge to 28, sharpen, centre, negate, turn grey.
+"""
+
+import warnings
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # none that runs another program, as EPS does
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SIDE = 28
+MAX_PIXELS = 50_000_000  # more are refused before they are decoded
+MAX_BYTES = 200_000_000
+WORKING_SIDE = 1024  # larger pictures are reduced to this before anything else
+CLOSE = 0.05  # colours nearer than this share of the largest distance belong to the border
+
+
+class Converted(NamedTuple):
+    """A picture as the network sees it."""
+
+    image: Tensor
+    """uint8 (1, 28, 28)."""
+    note: str
+    """What was assumed; empty if nothing was."""
+
+
+class PictureError(ValueError):
+    """A picture cannot be read; the message says why."""
+
+
+def read_picture(path: str | Path) -> Converted:
+    """Reads and converts a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
+
+    Raises:
+        PictureError: It is no picture, is damaged, or is larger than 50 million pixels or 200 MB.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise PictureError("is not a file" if path.exists() else "does not exist")
+        if path.stat().st_size > MAX_BYTES:
+            raise PictureError(f"has more than {MAX_BYTES // 1_000_000} MB")
+        with path.open("rb") as file:
+            return _read(file)
+    except OSError as error:
+        raise PictureError(error.strerror or "cannot be read") from error
+
+
+def _read(file: IO[bytes]) -> Converted:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            with Image.open(file, formats=FORMATS) as picture:
+                return convert(picture)
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError("is not a picture that can be read") from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise PictureError(f"has more than {MAX_PIXELS // 1_000_000} million pixels") from error
+    except Exception as error:  # decoders fail on damaged files in every way there is
+        raise PictureError(f"is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from error
+
+
+def convert(picture: Image.Image) -> Converted:
+    """Converts a picture of any size and mode.
+
+    A grey picture of 28 x 28 on black is taken as it is, bit for bit.
+
+    Raises:
+        PictureError: It has more than 50 million pixels, or none.
+    """
+    picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
+    if not width * height:
+        raise PictureError("has no pixels")
+    notes: list[str] = []
+    colored = _to_rgb(ImageOps.exif_transpose(picture), notes)
+    background = tuple(np.median(np.asarray(colored)[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).astype(int).tolist())
+    light = sum(background) > 3 * 127
+    if colored.size == (SIDE, SIDE) and not light and _is_grey(colored):
+        return Converted(_to_tensor(colored.convert("L")), "; ".join(notes))
+    notes.append("light background: inverted" if light else "dark background: kept")
+    box = _content(colored, background)
+    if box is None:
+        notes.append("nothing but background")
+    small = _shrink(colored.crop(box)).filter(ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0))
+    canvas = Image.new("RGB", (SIDE, SIDE), background)
+    canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
+    grey = canvas.convert("L")
+    return Converted(_to_tensor(ImageOps.invert(grey) if light else grey), "; ".join(notes))
+
+
+def _to_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
+    """Returns at most 1024 pixels a side, in RGB, with transparency composed onto white."""
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _to_8_bits(picture)
+    transparent = picture.has_transparency_data
+    picture = picture.convert("RGBA" if transparent else "RGB")
+    picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    if not transparent:
+        return picture
+    if picture.getchannel("A").getextrema()[0] == 255:
+        return picture.convert("RGB")
+    notes.append("transparent: put on white")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Scales 16 bits to 8; of other ranges, the smallest value becomes black and the largest white."""
+    values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
+    low, high = float(values.min()), float(values.max())
+    if picture.mode != "F" and low >= 0 and high < 1 << 16:
+        low, high = 0.0, 65535.0
+    scaled = (values - low) * (255 / max(high - low, 1e-9))
+    return Image.fromarray(scaled.round().astype(np.uint8))
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    red, green, blue = picture.split()
+    return red.tobytes() == green.tobytes() == blue.tobytes()
+
+
+def _content(picture: Image.Image, background: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Returns the box around everything that differs from the background; None if nothing does."""
+    difference = ImageChops.difference(picture, Image.new("RGB", picture.size, background))
+    squares = [band.point([value**2 // 255 for value in range(256)], "L") for band in difference.split()]
+    distance = ImageChops.add(ImageChops.add(squares[0], squares[1]), squares[2])  # squared, over 255
+    limit = (CLOSE * 255) ** 2 * 3 / 255
+    return distance.point([255 * (value > limit) for value in range(256)], "L").getbbox()
+
+
+def _shrink(picture: Image.Image) -> Image.Image:
+    scale = SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture, dtype=np.uint8)).unsqueeze(0)

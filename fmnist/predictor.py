@@ -1,0 +1,133 @@
+"""A trained model that classifies pictures: ``load("best.ckpt").classify("shoe.jpg")``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fmnist.checkpoint import read_checkpoint
+from fmnist.classifier import ImageClassifier
+from fmnist.errors import UserError
+from fmnist.photos import SIDE, Converted, convert, read_picture
+
+ACCEPTED = (
+    "a path, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
+    "of shape (28, 28), (1, 28, 28) or (N, 1, 28, 28)"
+)
+
+
+class Prediction(NamedTuple):
+    """What a picture is taken for."""
+
+    name: str
+    """The most probable class."""
+    probability: float
+    """Its calibrated probability, from 0 to 1."""
+    probabilities: dict[str, float]
+    """That of every class."""
+    note: str
+    """What was assumed when the picture was converted; empty for arrays and tensors."""
+
+
+def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> "Predictor":
+    """Loads a trained model; nothing in the file is executed.
+
+    Args:
+        checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``.
+        device: Where to compute.
+
+    Raises:
+        UserError: The file is not a checkpoint of fmnist.
+        OSError: The file cannot be read.
+    """
+    path = Path(checkpoint).expanduser()
+    saved = read_checkpoint(path)
+    settings = {k: v for k, v in saved["hyper_parameters"].items() if k != "optimizer" and not k.startswith("_")}
+    try:
+        model = ImageClassifier(**settings)
+        model.load_state_dict(saved["state_dict"])
+    except (RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: the weights do not fit the network it describes") from error
+    return Predictor(model.to(device))
+
+
+class Predictor:
+    """Classifies pictures. It keeps no state, so several threads may share one.
+
+    Args:
+        model: A trained model, on the device where to compute.
+    """
+
+    def __init__(self, model: ImageClassifier) -> None:
+        self.model = model.eval()
+        self.class_names: list[str] = list(model.hparams["class_names"])
+
+    def classify(self, pictures: Any) -> Prediction | list[Prediction]:
+        """Classifies one picture or several.
+
+        Args:
+            pictures: A path, a PIL image, or an array or tensor: uint8, or floats from 0 to 1; of shape
+                (28, 28), (1, 28, 28) or, for several, (N, 1, 28, 28). Or a list of any of these.
+                Files and PIL images are converted as the data set was; arrays are taken as they are.
+
+        Returns:
+            One prediction for one picture; a list for a list or a batch.
+
+        Raises:
+            ValueError: A picture cannot be read, or has the wrong type, shape or range.
+        """
+        if isinstance(pictures, list):
+            return self._classify([_convert(picture) for picture in pictures])
+        if getattr(pictures, "ndim", 0) == 4:
+            return self._classify([Converted(image, "") for image in _check_array(pictures)])
+        return self._classify([_convert(pictures)])[0]
+
+    def _classify(self, converted: list[Converted]) -> list[Prediction]:
+        if not converted:
+            return []
+        probabilities = self.probabilities([image for image, _ in converted])
+        best = probabilities.argmax(1).tolist()
+        return [
+            Prediction(self.class_names[label], row[label], dict(zip(self.class_names, row, strict=True)), note)
+            for row, label, (_, note) in zip(probabilities.tolist(), best, converted, strict=True)
+        ]
+
+    def probabilities(self, images: Sequence[Tensor] | Tensor) -> Tensor:
+        """Maps images, uint8 (1, 28, 28) each, to calibrated probabilities, float (N, num_classes), on the CPU."""
+        with torch.inference_mode():
+            return self.model.probabilities(torch.stack([*images]).to(self.model.device)).cpu()
+
+
+def _convert(picture: Any) -> Converted:
+    if isinstance(picture, str | Path):
+        try:
+            return read_picture(Path(picture).expanduser())
+        except ValueError as error:
+            raise ValueError(f"{picture} {error}") from error
+    if isinstance(picture, Image.Image):
+        return convert(picture)
+    return Converted(_check_array(picture), "")
+
+
+def _check_array(array: Any) -> Tensor:
+    """Returns an array or tensor as uint8 (1, 28, 28) or (N, 1, 28, 28)."""
+    if not isinstance(array, Tensor | np.ndarray):
+        raise ValueError(f"a {type(array).__name__} is not a picture: give {ACCEPTED}")
+    if isinstance(array, np.ndarray) and array.dtype.kind not in "uif":
+        raise ValueError(f"a picture cannot be {array.dtype}: give {ACCEPTED}")
+    images = (array if isinstance(array, Tensor) else torch.tensor(array)).detach().cpu()
+    if images.shape == (SIDE, SIDE):
+        images = images.unsqueeze(0)
+    if images.ndim not in (3, 4) or images.shape[-3:] != (1, SIDE, SIDE):
+        raise ValueError(f"a picture cannot have the shape {tuple(images.shape)}: give {ACCEPTED}")
+    if images.is_floating_point():
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            raise ValueError(f"floats must be from 0 to 1: give {ACCEPTED}")
+        return (images * 255).round().to(torch.uint8)
+    if images.dtype != torch.uint8:
+        raise ValueError(f"a picture cannot be {images.dtype}: give {ACCEPTED}")
+    return images

@@ -1,0 +1,115 @@
+import hashlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from fmnist import load
+from fmnist.fashion_mnist import FashionMNIST
+from tests.conftest import ROOT, spawn
+
+pytestmark = pytest.mark.network
+BEST = Path("lightning_logs/version_0/checkpoints/best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def place(real_root, tmp_path_factory):
+    """A folder with a trained and tested model, exported as ``model.onnx``."""
+    folder = tmp_path_factory.mktemp("export")
+    words = ("--data.source.root", real_root, "--model.hidden_dims=[64]", "--trainer.max_epochs=2")
+    for command in (["fit", *words, "--model.normalization=batch", "--model.dropout=0.1"], ["test"]):
+        assert spawn(*command, cwd=folder).returncode == 0
+    done = spawn("export", "--output", "model.onnx", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "onnxruntime on 1,000 images: largest difference" in done.stdout
+    assert "same class for 100.00%" in done.stdout
+    return folder
+
+
+@pytest.fixture
+def session(place):
+    return onnxruntime.InferenceSession(place / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+def test_all_test_images_get_the_same_class_and_probabilities(place, session, real_root):
+    images = FashionMNIST(real_root, train=False).data.unsqueeze(1)
+    expected = load(place / BEST).probabilities(images).numpy()
+    (found,) = session.run(None, {"images": images.numpy()})
+    assert (found.argmax(1) == expected.argmax(1)).all()
+    assert np.abs(found - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_any_number_of_images(session, count):
+    (found,) = session.run(None, {"images": np.zeros((count, 1, 28, 28), np.uint8)})
+    assert found.shape == (count, 10)
+
+
+def test_metadata_say_what_it_is(place, session):
+    found = session.get_modelmeta().custom_metadata_map
+    metrics = json.loads((place / BEST.parent.parent / "test" / "metrics.json").read_text())
+    assert json.loads(found["class_names"])[9] == "Ankle boot"
+    assert json.loads(found["metrics"])["accuracy"] == metrics["accuracy"]
+    assert found["fmnist_version"] == "0.1.0"
+    assert found["checkpoint_sha256"] == hashlib.sha256((place / BEST).read_bytes()).hexdigest()
+
+
+def test_readme_shows_how_to_use_it_without_fmnist_and_torch(place):
+    (code,) = re.findall(r"```python\n(import json.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 6
+    from PIL import Image
+
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(place / "shoe.png")
+    forbid = "import sys; sys.modules['torch'] = sys.modules['fmnist'] = sys.modules['lightning'] = None\n"
+    done = subprocess.run([sys.executable, "-c", forbid + code], cwd=place, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+def test_a_file_that_differs_from_the_model_is_not_kept(place, monkeypatch, cli, tmp_path):
+    from fmnist import export
+
+    monkeypatch.chdir(place)
+    real = export._Probabilities.forward
+    monkeypatch.setattr(export._Probabilities, "forward", lambda self, images: real(self, images) * 1.01)
+    code, _, err = cli("export", "--output", tmp_path / "wrong.onnx")
+    assert code == 2
+    assert "the file differs from the model by" in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "output"),
+        (["--output", "model.txt"], "must end in .onnx"),
+        (["--output", "model.onnx"], "the file exists; add --overwrite"),
+        (["--output", "new.onnx", "--ckpt_path", "nope.ckpt"], "there is no such file"),
+    ],
+)
+def test_mistakes_cost_one_line(place, monkeypatch, cli, words, message):
+    monkeypatch.chdir(place)
+    code, _, err = cli("export", *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_without_the_extra_it_says_what_to_install(place, monkeypatch, cli):
+    monkeypatch.chdir(place)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    code, _, err = cli("export", "--output", "new.onnx")
+    assert code == 2
+    assert "export needs onnxscript: pip install 'fmnist[export]'" in err
+
+
+def test_the_checkpoint_is_what_was_trained(place):
+    assert torch.load(place / BEST, weights_only=True)["state_dict"]["temperature"] != 1

@@ -1,0 +1,148 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from fmnist.fashion_mnist import FashionMNIST
+from fmnist.photos import MAX_PIXELS, PictureError, convert, read_picture
+
+
+def shoe(size=(120, 80), box=(20, 30, 100, 60), fill=(40, 60, 90), background="white", mode="RGB"):
+    """A dark bar on a light background."""
+    picture = Image.new(mode, size, background)
+    picture.paste(fill, box)
+    return picture
+
+
+def middle(image):
+    """The rows of the bar and the rows outside, once the picture has been trimmed to it."""
+    rows = image[0].float().mean(1)
+    return rows[9:19].mean().item(), torch.cat([rows[:7], rows[-7:]]).mean().item()
+
+
+REFERENCE = convert(shoe()).image
+
+
+def encode(picture, kind, **options):
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_grey_pictures_of_the_right_size_on_black_pass_bit_for_bit(real_root, tmp_path):
+    images = FashionMNIST(real_root, train=False).data[:500]
+    for image in images.numpy():
+        for mode in ("L", "RGB", "RGBA"):
+            converted = convert(Image.fromarray(image).convert(mode))
+            assert (converted.image[0].numpy() == image).all()
+            assert converted.note == ""
+    Image.fromarray(images[0].numpy()).save(tmp_path / "one.png")
+    assert (read_picture(tmp_path / "one.png").image[0] == images[0]).all()
+
+
+def test_a_dark_thing_on_white_becomes_light_on_black_trimmed_and_centred():
+    converted = convert(shoe())
+    assert converted.image.shape == (1, 28, 28)
+    assert converted.image.dtype == torch.uint8
+    inside, outside = middle(converted.image)
+    assert inside > 180
+    assert outside == 0
+    assert converted.image[0, 14].min() > 150, "the longest edge fills the picture"
+    assert converted.note == "light background: inverted"
+
+
+def test_a_dark_background_is_found_and_kept():
+    converted = convert(ImageOps.invert(shoe()))
+    assert converted.note == "dark background: kept"
+    assert (converted.image.int() - REFERENCE.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA", "CMYK"])
+def test_formats_and_modes_give_the_same_picture(tmp_path, kind, mode):
+    picture = shoe(fill=(0, 0, 0)).convert(mode)
+    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    try:
+        content = encode(picture, kind, **options)
+    except (OSError, ValueError):
+        content = encode(picture.convert("RGB"), kind, **options)  # not every format has every mode
+    (tmp_path / "file").write_bytes(content)
+    expected = convert(shoe(fill=(0, 0, 0))).image
+    found = read_picture(tmp_path / "file").image
+    assert (found.int() - expected.int()).abs().float().mean() < 4
+
+
+def test_16_bits_are_scaled_and_not_cut(tmp_path):
+    values = np.full((40, 60), 60000, np.uint16)
+    values[10:30, 5:55] = 8000
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    deep = read_picture(tmp_path / "deep.png").image
+    flat = convert(Image.fromarray((values / 257).astype(np.uint8))).image
+    assert (deep.int() - flat.int()).abs().max() <= 1
+
+
+def test_transparent_pictures_are_put_on_white():
+    picture = shoe().convert("RGBA")
+    alpha = Image.new("L", picture.size, 0)
+    alpha.paste(255, (20, 30, 100, 60))
+    picture.putalpha(alpha)
+    picture.paste((0, 0, 0, 0), (0, 0, 120, 10))  # what is transparent has no colour
+    converted = convert(picture)
+    assert converted.note == "transparent: put on white; light background: inverted"
+    assert (converted.image.int() - REFERENCE.int()).abs().max() <= 1
+
+
+def test_the_cameras_orientation_is_obeyed(tmp_path):
+    upright = shoe((80, 120), (30, 20, 50, 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 270 degrees to see it upright
+    upright.rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    upright.save(tmp_path / "upright.jpg", quality=95)
+    turned, expected = (read_picture(tmp_path / f"{name}.jpg").image.int() for name in ("turned", "upright"))
+    assert (turned - expected).abs().float().mean() < 3
+
+
+def test_the_first_of_several_frames_is_taken(tmp_path):
+    shoe().save(tmp_path / "two.gif", save_all=True, append_images=[Image.new("RGB", (120, 80), "white")])
+    assert middle(read_picture(tmp_path / "two.gif").image)[0] > 180
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (28, 28), (3, 2000)])
+def test_odd_shapes_and_empty_pictures(size):
+    converted = convert(Image.new("RGB", size, "white"))
+    assert converted.image.shape == (1, 28, 28)
+    assert converted.image.max() == 0
+    assert "nothing but background" in converted.note
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a picture"),
+        (b"hello", "is not a picture"),
+        (encode(shoe(), "PNG")[:200], "is damaged"),
+        (encode(shoe(), "JPEG")[:300], "is damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is not a picture"),
+    ],
+)
+def test_bad_files_are_refused_with_a_reason(tmp_path, content, message):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(PictureError, match=message):
+        read_picture(tmp_path / "bad")
+
+
+def test_bombs_are_refused_before_they_are_decoded(tmp_path):
+    side = int(MAX_PIXELS**0.5) + 1
+    for name, size in (("large", (side, side)), ("huge", (30_000, 30_000))):
+        Image.new("1", size).save(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size < 1_000_000
+        with pytest.raises(PictureError, match="million"):
+            read_picture(tmp_path / f"{name}.png")
+
+
+def test_only_files_are_opened(tmp_path):
+    for path, message in ((tmp_path, "is not a file"), ("/dev/zero", "is not a file"), (tmp_path / "x", "not exist")):
+        with pytest.raises(PictureError, match=message):
+            read_picture(path)

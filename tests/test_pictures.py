@@ -1,0 +1,158 @@
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from fmnist.fashion_mnist import FashionMNIST
+from fmnist.pictures import find_pictures
+from tests.conftest import spawn
+
+pytestmark = pytest.mark.network
+
+COUNT = 1000
+
+
+@pytest.fixture(scope="module")
+def place(real_root, tmp_path_factory):
+    """A folder with a trained model, its predictions for the test images, and some of these as files; no data."""
+    folder = tmp_path_factory.mktemp("pictures")
+    words = ("--data.source.root", real_root, "--model.hidden_dims=[64]", "--trainer.max_epochs=3")
+    assert spawn("fit", *words, cwd=folder).returncode == 0
+    assert spawn("predict", "--output", "test.csv", cwd=folder).returncode == 0
+    for kind in ("png", "photos"):
+        (folder / kind).mkdir()
+    for index, image in enumerate(FashionMNIST(real_root, train=False).data[:COUNT].numpy()):
+        picture = Image.fromarray(image)
+        picture.save(folder / "png" / f"{index:04}.png")
+        ImageOps.invert(picture).resize((280, 280)).save(folder / "photos" / f"{index:04}.jpg", quality=90)
+    config = folder / "lightning_logs/version_0/config.yaml"
+    config.write_text(config.read_text().replace(str(real_root), "/nowhere"))
+    return folder
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.chdir(place)
+    yield place
+    for path in ("out.csv", "out.jsonl"):
+        (place / path).unlink(missing_ok=True)
+
+
+def read(path):
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pictures_of_the_test_images_get_the_same_class(here, cli):
+    code, out, err = cli("predict", "--images", "png", "--output", "out.csv")
+    assert (code, err) == (0, "")
+    assert f"written: out.csv ({COUNT:,} predictions)" in out
+    rows, expected = read("out.csv"), read("test.csv")[:COUNT]
+    assert [row["path"] for row in rows] == [f"png/{index:04}.png" for index in range(COUNT)]
+    assert [row["predicted"] for row in rows] == [row["predicted"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
+        assert row["note"] == row["error"] == ""
+
+
+def test_photographs_on_white_lose_little(here, cli):
+    assert cli("predict", "--images", "photos", "--output", "out.csv")[0] == 0
+    rows, expected = read("out.csv"), read("test.csv")[:COUNT]
+    actual = [row["actual"] for row in expected]
+    direct, photos = (
+        sum(row["predicted"] == name for row, name in zip(table, actual, strict=True)) for table in (expected, rows)
+    )
+    assert photos >= direct - 0.05 * COUNT
+    assert {row["note"] for row in rows} == {"light background: inverted"}
+
+
+def test_folders_files_and_patterns(here, tmp_path):
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    for name in ("b/c/2.PNG", "b/1.jpg", "b/notes.txt", "a.png"):
+        (tmp_path / name).touch()
+    names = [str(tmp_path / name) for name in ("a.png", "b/1.jpg", "b/c/2.PNG")]
+    assert find_pictures(str(tmp_path)) == names
+    assert find_pictures(str(tmp_path / "a.png")) == names[:1]
+    assert find_pictures(str(tmp_path / "b" / "*")) == [names[1], str(tmp_path / "b/notes.txt")]
+    assert find_pictures(str(tmp_path / "**" / "*.*")) == sorted([*names, str(tmp_path / "b/notes.txt")])
+
+
+def test_unreadable_files_cost_a_row_and_nothing_else(here, cli, tmp_path):
+    shutil.copy("png/0000.png", tmp_path / "good, really.png")
+    (tmp_path / "bad.png").write_bytes(b"nonsense")
+    os.mkfifo(tmp_path / "endless.png")
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff.png")).write_bytes(Path("png/0001.png").read_bytes())
+    code, _, err = cli("predict", "--images", tmp_path, "--output", "out.jsonl")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [Path(row["path"]).name for row in rows] == ["bad.png", "endless.png", "good, really.png", r"\xff.png"]
+    assert [row["error"] for row in rows] == ["is not a picture that can be read", "is not a file", None, None]
+    assert rows[0]["predicted"] is None
+    assert rows[2]["predicted"] == read("test.csv")[0]["predicted"]
+    assert len({tuple(row) for row in rows}) == 1, "every row has the same keys"
+
+
+def test_nothing_readable_is_an_error_and_leaves_no_file(here, cli, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nonsense")
+    code, _, err = cli("predict", "--images", tmp_path, "--output", "out.csv")
+    assert code == 2
+    assert "none of the 1 files could be read: " in err
+    assert err.count("\n") == 1
+    assert not Path("out.csv").exists()
+
+
+def test_standard_output_carries_predictions_alone(here):
+    done = spawn("predict", "--images", "png/000*.png", "--output", "-", cwd=here)
+    assert done.returncode == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [f"png/000{index}.png" for index in range(10)]
+    assert "predict: lightning_logs/version_0" in done.stderr
+
+
+def test_what_the_network_saw_can_be_kept(here, cli, tmp_path):
+    assert cli("predict", "--images", "photos/000*.jpg", "--output", "-", "--save_converted", tmp_path / "seen")[0] == 0
+    seen = sorted((tmp_path / "seen").iterdir())
+    assert [path.name for path in seen] == [f"000{index}.jpg.png" for index in range(10)]
+    _, out, _ = cli("predict", "--images", tmp_path / "seen", "--output", "-")
+    again = [json.loads(line)["predicted"] for line in io.StringIO(out) if line.startswith("{")]
+    _, out, _ = cli("predict", "--images", "photos/000*.jpg", "--output", "-")
+    assert again == [json.loads(line)["predicted"] for line in io.StringIO(out) if line.startswith("{")]
+    with Image.open(seen[0]) as picture:
+        assert (picture.mode, picture.size) == ("L", (28, 28))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--images", "nope"], "--images nope: there is no such file or folder"),
+        (["--images", "lightning_logs/version_0/checkpoints"], "the folder holds no pictures"),
+        (["--images", "png", "--output", "out.txt"], "must end in .csv or .jsonl"),
+        (["--images", "png", "--output", "png"], "must end in .csv or .jsonl"),
+        (["--images", "png", "--index", 3], "leave out --output and --images"),
+        (["--save_converted", "seen"], "--save_converted needs --images"),
+    ],
+)
+def test_mistakes_cost_one_line(here, cli, words, message):
+    words = words if "--output" in words or "--index" in words else [*words, "--output", "out.csv"]
+    code, _, err = cli("predict", *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_mirrored_images_can_be_averaged(here, cli):
+    assert cli("predict", "--images", "png/000*.png", "--output", "out.csv")[0] == 0
+    plain = read("out.csv")
+    assert cli("predict", "--images", "png/000*.png", "--output", "out.csv", "--overwrite", "--tta", "flip")[0] == 0
+    assert [row["probability"] for row in read("out.csv")] != [row["probability"] for row in plain]
+
+
+def test_data_is_not_touched(here, real_root):
+    assert not Path("/nowhere").exists()
+    assert torch.load("lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)["epoch"] >= 0
