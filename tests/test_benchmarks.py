@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, spawn
 
 LITTLE = ("--seeds=1", "--model.hidden_dims=[8]", "--trainer.limit_train_batches=3")
 
@@ -48,6 +48,16 @@ def test_quickstart_prints_the_published_table_beside_ours(run):
         ["4", "63.7%"],
         ["5", "65.0%"],
     ]
+
+
+def test_pictures_prints_speed_memory_and_agreement(run, workplace, real_root):
+    assert spawn("fit", *LITTLE[1:], f"--data.source.root={real_root}", cwd=workplace).returncode == 0
+    out = run("pictures.py", "--count=200", "--many=1500")
+    assert "png        200 files, same class for 200, accuracy" in out
+    assert "files/s after start" in out
+    assert "MB for 1,000 files" in out
+    assert "onnx    200 images, same class for 200" in out
+    assert "latency of one image on one thread: torch" in out
 
 
 def test_throughput_compares_both_loops(run, workplace):
