@@ -19,7 +19,9 @@ Checkpoint = dict[str, Any]
 TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ("fmnist.",)}
 # Settings whose value is a class, and settings of text that only looks like the path of one
 NAMING = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
-TEXT = {"default_root_dir", "root", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"}
+TEXT = {"default_root_dir", "root", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"} | {
+    *("folder", "path", "annotations_file", "test_annotations_file", "img_dir", "label_names", "class_map")
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -112,13 +114,15 @@ def class_names(node: Any, key: object = None) -> Iterator[str]:
         node: A configuration, or a part of one.
         key: The setting that ``node`` is the value of.
     """
+    if key in TEXT:
+        return
     if isinstance(node, dict):
         for name, value in node.items():
             yield from class_names(value, name)
     elif isinstance(node, list):
         for value in node:
             yield from class_names(value, key)
-    elif isinstance(node, str) and key not in TEXT:
+    elif isinstance(node, str):
         dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", node)
         if dotted or (key in NAMING and ("." in node or Path(node).exists())):
             yield node

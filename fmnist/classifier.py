@@ -38,6 +38,8 @@ class ImageClassifier(LightningModule):
         lr_schedule: Course of the learning rate over all steps, after the warm-up.
         warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
+        class_weights: ``balanced`` weighs the loss of each class by the inverse of its share of the
+            training images, in training only.
         class_names: Names of the classes; taken from the data if not given.
     """
 
@@ -55,6 +57,7 @@ class ImageClassifier(LightningModule):
         lr_schedule: Schedule = "constant",
         warmup_ratio: float = 0.0,
         label_smoothing: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -78,6 +81,7 @@ class ImageClassifier(LightningModule):
         self.tested = (torch.empty(0, 0), torch.empty(0, dtype=torch.long))
         self.tta: Literal["none", "flip"] = "none"
         self.seed = 0
+        self.loss_weights: Tensor | None = None
         if class_names is not None:
             self.network = self._build()
 
@@ -92,6 +96,13 @@ class ImageClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Notes the seed of the run, before anything is drawn."""
         self.seed = torch.initial_seed()
+
+    def on_fit_start(self) -> None:
+        """Weighs the classes, if that is asked for."""
+        if self.hparams["class_weights"] == "balanced":
+            labels = self.trainer.datamodule.train_set.labels  # type: ignore[attr-defined]
+            weights = balance(labels, len(self.hparams["class_names"]))
+            self.loss_weights = weights.to(self.temperature)
 
     def configure_model(self) -> None:
         """Builds the network for the classes of the data, or checks that they are the known ones."""
@@ -113,7 +124,8 @@ class ImageClassifier(LightningModule):
         """Returns the loss of a batch."""
         images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        smoothing = self.hparams["label_smoothing"]
+        loss = F.cross_entropy(logits, labels, self.loss_weights, label_smoothing=smoothing)
         self.train_metrics.update(logits.detach(), labels, loss.detach())
         return loss
 
@@ -214,6 +226,18 @@ def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule:
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     return 1 - progress if schedule == "linear" else 1.0
+
+
+def balance(labels: Tensor, classes: int) -> Tensor:
+    """Returns a weight per class, the inverse of its share, so that all classes count the same together.
+
+    Args:
+        labels: int64 (N,).
+        classes: Number of classes; one without samples gets the weight 0.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    present = (counts > 0).sum()
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
 
 
 def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:

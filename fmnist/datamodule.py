@@ -12,6 +12,7 @@ from fmnist.augment import random_flip, random_shift
 from fmnist.errors import check
 from fmnist.sampler import EpochSampler
 from fmnist.sources import FashionMNIST, Source
+from fmnist.split import resolve_size, stratified_split
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
 
@@ -26,23 +27,25 @@ class FashionMNISTDataModule(LightningDataModule):
     Args:
         source: Where the images come from; see ``--data.source.help CLASS`` for its settings.
         val_size: Images taken out of the training set for validation, equally many in a hundred of
-            every class; 0 trains on all.
+            every class: a number, or a share below 1; 0 trains on all.
         batch_size: Images in a batch, across all devices.
         flip: Mirror training images left to right with probability 1/2.
         shift: Move training images by up to this many pixels along each axis.
         num_workers: Processes that put batches together; 0 is the fastest for images in memory.
         split_seed: Seed of the choice of validation images, independent of the training seed.
+        class_map: New names for classes; classes that get the same name become one.
     """
 
     def __init__(
         self,
         source: Source | None = None,
-        val_size: int = 5000,
+        val_size: int | float = 5000,
         batch_size: int = 64,
         flip: bool = False,
         shift: int = 0,
         num_workers: int = 0,
         split_seed: int = 0,
+        class_map: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.source = source or FashionMNIST()
@@ -52,6 +55,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.shift = shift
         self.num_workers = num_workers
         self.split_seed = split_seed
+        self.class_map = class_map or {}
         self.seed = 0
         self.epoch = 0
         self.split_digest = ""
@@ -65,7 +69,10 @@ class FashionMNISTDataModule(LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
-        return list(self.source.class_names)
+        known = self.source.class_names
+        for name in self.class_map:
+            check(name in known, f"data.class_map names {name!r}: the classes are {', '.join(known)}")
+        return [*dict.fromkeys(self.class_map.get(name, name) for name in known)]
 
     def state_dict(self) -> dict[str, Any]:
         """Returns, for the checkpoint, the epoch that a continued training begins with, and what was split."""
@@ -88,10 +95,10 @@ class FashionMNISTDataModule(LightningDataModule):
             seed = torch.initial_seed()
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         if stage in ("fit", "validate", None) and self.train_set is None:
-            self.train_set, self.val_set = self._split(*self.source.load(train=True))
+            self.train_set, self.val_set = self._split(*self._load(train=True))
             self.split_digest = digest_split(self.train_set.labels, self.val_set.images)
         if stage in ("test", "predict", None) and self.test_set is None:
-            self.test_set = _Images(*self.source.load(train=False))
+            self.test_set = _Images(*self._load(train=False))
 
     def check_batch_size(self, world_size: int) -> None:
         """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
@@ -102,10 +109,19 @@ class FashionMNISTDataModule(LightningDataModule):
             f"give --data.batch_size {near}",
         )
 
+    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, labels = self.source.load(train)
+        names = self.class_names
+        new = [names.index(self.class_map.get(name, name)) for name in self.source.class_names]
+        return images, torch.tensor(new)[labels]
+
     def _split(self, images: Tensor, labels: Tensor) -> tuple["_Images", "_Images"]:
         if self.val_size == 0:
             return _Images(images, labels), _Images(images[:0], labels[:0])
-        train, val = stratified_split(labels, self.val_size, self.split_seed)
+        size, total = resolve_size(self.val_size, len(labels)), len(labels)
+        enough = 0 < size < total
+        check(enough, f"data.val_size {self.val_size} leaves nothing to train on: there are {total:,} training images")
+        train, val = stratified_split(labels, size, self.split_seed)
         return _Images(images[train], labels[train]), _Images(images[val], labels[val])
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -173,29 +189,3 @@ def digest_split(train_labels: Tensor, val_images: Tensor) -> str:
 
 def _identity(batch: Any) -> Any:
     return batch
-
-
-def stratified_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Divides samples into training and validation so that every class keeps its share.
-
-    Args:
-        labels: int64 (N,).
-        val_size: Samples for validation, from 1 to N - 1.
-        seed: Seed of the choice within each class.
-
-    Returns:
-        Indices of the training samples, (N - val_size,), and of the validation samples,
-        (val_size,), both ascending.
-
-    Raises:
-        UserError: Nothing would be left for training.
-    """
-    size = len(labels)
-    check(val_size < size, f"data.val_size {val_size} leaves nothing to train on: there are {size} training images")
-    shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    # Equal steps through the samples sorted by class meet each class in proportion to its size.
-    steps = (torch.arange(val_size) * size + size // 2) // val_size
-    chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[by_class[steps]] = True
-    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

@@ -5,7 +5,9 @@ https://arxiv.org/abs/1708.07747, section 2): trim the border by the colour of t
 the longest edge to 28, sharpen, centre, negate, turn grey.
 """
 
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -36,12 +38,25 @@ class PictureError(ValueError):
     """A picture cannot be read; the message says why."""
 
 
-def read_picture(path: str | Path) -> Converted:
+def read_picture(
+    path: str | Path | IO[bytes],
+    transform: Callable[[Image.Image], Image.Image] | None = None,
+    conversion: Callable[[Image.Image], Converted] | None = None,
+) -> Converted:
     """Reads and converts a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
+
+    Args:
+        path: The file, or its content as an open file.
+        transform: Applied to the PIL image first.
+        conversion: What to use instead of ``convert``.
 
     Raises:
         PictureError: It is no picture, is damaged, or is larger than 50 million pixels or 200 MB.
     """
+    convert_it = conversion or convert
+    change = (lambda picture: convert_it(transform(picture))) if transform else convert_it
+    if not isinstance(path, str | Path):
+        return _read(path, change)
     path = Path(path)
     try:
         if not path.is_file():
@@ -49,17 +64,18 @@ def read_picture(path: str | Path) -> Converted:
         if path.stat().st_size > MAX_BYTES:
             raise PictureError(f"has more than {MAX_BYTES // 1_000_000} MB")
         with path.open("rb") as file:
-            return _read(file)
+            return _read(file, change)
     except OSError as error:
         raise PictureError(error.strerror or "cannot be read") from error
 
 
-def _read(file: IO[bytes]) -> Converted:
+def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             with Image.open(file, formats=FORMATS) as picture:
-                return convert(picture)
+                _check_size(picture)
+                return change(picture)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -70,6 +86,13 @@ def _read(file: IO[bytes]) -> Converted:
         raise PictureError(f"is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from error
 
 
+def find_in_folder(folder: Path) -> list[str]:
+    """Lists the files in a folder, and in all folders in it, that have the ending of a picture; sorted."""
+    # plain strings, as there may be a million
+    found = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]  # noqa: PTH118
+    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+
+
 def convert(picture: Image.Image) -> Converted:
     """Converts a picture of any size and mode.
 
@@ -78,12 +101,7 @@ def convert(picture: Image.Image) -> Converted:
     Raises:
         PictureError: It has more than 50 million pixels, or none.
     """
-    picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise PictureError(f"has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
-    if not width * height:
-        raise PictureError("has no pixels")
+    _check_size(picture)
     notes: list[str] = []
     colored = _to_rgb(ImageOps.exif_transpose(picture), notes)
     background = tuple(np.median(np.asarray(colored)[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).astype(int).tolist())
@@ -97,8 +115,17 @@ def convert(picture: Image.Image) -> Converted:
     small = _shrink(colored.crop(box)).filter(ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0))
     canvas = Image.new("RGB", (SIDE, SIDE), background)
     canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
-    grey = canvas.convert("L")
-    return Converted(_to_tensor(ImageOps.invert(grey) if light else grey), "; ".join(notes))
+    level = Image.new("RGB", (1, 1), background).convert("L").tobytes()[0]
+    return Converted(_to_tensor(_on_black(canvas.convert("L"), level, light)), "; ".join(notes))
+
+
+def _check_size(picture: Image.Image) -> None:
+    picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise PictureError(f"has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
+    if not width * height:
+        raise PictureError("has no pixels")
 
 
 def _to_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
@@ -145,6 +172,13 @@ def _shrink(picture: Image.Image) -> Image.Image:
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
+
+
+def _on_black(grey: Image.Image, level: int, light: bool) -> Image.Image:
+    """Makes the background, a level from 0 to 255, black, and inverts the picture if that is ``light``."""
+    if light:
+        return grey.point([max(0, round(255 * (level - value) / max(level, 1))) for value in range(256)])
+    return grey.point([max(0, round(255 * (value - level) / max(255 - level, 1))) for value in range(256)])
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fmnist.errors import check
-from fmnist.photos import SUFFIXES, Converted, PictureError, read_picture
+from fmnist.photos import SUFFIXES, Converted, PictureError, find_in_folder, read_picture
 from fmnist.predictions import Row, describe
 from fmnist.predictor import Predictor
 
@@ -30,9 +30,7 @@ def find_pictures(spec: str) -> list[str]:
     """
     path = Path(spec).expanduser()
     if path.is_dir():
-        # plain strings, as there may be a million
-        found = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]  # noqa: PTH118
-        found = [name for name in found if name.lower().endswith(SUFFIXES)]
+        found = find_in_folder(path)
         check(bool(found), f"--images {spec}: the folder holds no pictures ({', '.join(SUFFIXES)})")
     elif path.exists():
         found = [str(path)]

@@ -60,6 +60,12 @@ def test_pictures_prints_speed_memory_and_agreement(run, workplace, real_root):
     assert "latency of one image on one thread: torch" in out
 
 
+def test_own_data_reads_twice(run):
+    first, second = run("own_data.py", "--count=300").splitlines()
+    assert first.startswith("300 PNG files the first time: ")
+    assert second.startswith("300 PNG files from the cache: ")
+
+
 def test_throughput_compares_both_loops(run, workplace):
     out = run("throughput.py", "--batch_sizes=4096", "--repeats=1", "--json=rows.json")
     (row,) = json.loads((workplace / "rows.json").read_text())

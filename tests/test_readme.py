@@ -34,6 +34,8 @@ def test_commands_of_the_readme_work(clone, cli):
             words += small[:2]
         if words[0] == "fit" and "--help" not in words:
             words += small[2:] if "--data.val_size" in words else small
+        if "--data.source.folder" in words or "--data.source.img_dir" in words:
+            words.append("--print_config")  # test_own_data.py trains on own pictures
         if "--trainer.devices" in words:
             words[words.index("gpu")] = "cpu"
             words.append("--print_config")  # test_distributed.py trains on several devices

@@ -1,0 +1,367 @@
+"""Own pictures: folders, tables and Parquet files, made of the real images and of mistakes."""
+
+import csv
+import io
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from PIL import Image
+
+from fmnist import CSV, FashionMNISTDataModule, ImageClassifier, ImageFolder, Parquet, TorchVision, UserError
+from fmnist.fashion_mnist import FashionMNIST
+from fmnist.sources import Source
+from tests.conftest import idx, spawn
+
+COUNTS = {"train": 3000, "test": 500}
+
+
+def png(image):
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="session")
+def real(real_root):
+    """Some of the real images and labels of both parts."""
+    parts = {part: FashionMNIST(real_root, train=part == "train") for part in COUNTS}
+    return {part: (data.data[: COUNTS[part]], data.targets[: COUNTS[part]]) for part, data in parts.items()}
+
+
+@pytest.fixture(scope="session")
+def own(real, tmp_path_factory):
+    """The same images in every layout. Returns the folder."""
+    top = tmp_path_factory.mktemp("own")
+    (top / "images").mkdir()
+    (top / "parquet").mkdir()
+    names = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": {"label": {"names": FashionMNIST.classes}}}})},
+    )
+    for part, (images, labels) in real.items():
+        encoded = [png(image) for image in images.numpy()]
+        rows = []
+        for index, (content, label) in enumerate(zip(encoded, labels.tolist(), strict=True)):
+            name = f"{part}{index:05}.png"
+            folder = top / "folders" / part / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+            (top / "images" / name).write_bytes(content)
+            rows.append((name, label))
+        with (top / f"{part}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file", "label")] * (part == "test") + rows)
+        for shard in range(2):
+            half = slice(shard * len(rows) // 2, (shard + 1) * len(rows) // 2)
+            table = {
+                "image": [{"bytes": content, "path": None} for content in encoded[half]],
+                "label": labels[half].tolist(),
+            }
+            pq.write_table(pa.table(table, schema=names), top / "parquet" / f"{part}-{shard:05}-of-00002.parquet")
+    return top
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FMNIST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def table(own, **options):
+    paths = (str(own / "train.csv"), str(own / "images"), str(own / "test.csv"))
+    return CSV(*paths, label_names=FashionMNIST.classes, **options)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_every_layout_gives_the_tensors_of_the_original_files(own, real, part):
+    images, labels = real[part]
+    for source in (table(own), Parquet(str(own / "parquet"))):
+        found = source.load(part == "train")
+        assert torch.equal(found[0][:, 0], images)
+        assert [source.class_names[label] for label in found[1]] == [FashionMNIST.classes[label] for label in labels]
+    found = ImageFolder(str(own / "folders")).load(part == "train")
+    order = labels.argsort(stable=True)
+    assert torch.equal(found[0][:, 0], images[order])
+    assert torch.equal(found[1], labels[order])
+
+
+class Original(Source):
+    """The same images, straight from the original files."""
+
+    class_names = FashionMNIST.classes
+
+    def __init__(self, real):
+        self.real = real
+
+    def prepare(self):
+        pass
+
+    def load(self, train):
+        images, labels = self.real["train" if train else "test"]
+        return images.unsqueeze(1), labels
+
+
+@pytest.mark.network
+def test_the_same_images_in_the_same_order_give_the_same_weights(own, real):
+    def fit(source):
+        seed_everything(1, verbose=False)
+        model = ImageClassifier(hidden_dims=[8], dropout=0.1)
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **options)
+        trainer.fit(model, FashionMNISTDataModule(source, val_size=300, flip=True))
+        return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+    expected = fit(Original(real))
+    assert torch.equal(fit(table(own)), expected)
+    assert torch.equal(fit(Parquet(str(own / "parquet"))), expected)
+
+
+@pytest.mark.network
+def test_everything_works_on_own_classes(own, tmp_path, workplace, cli):
+    """Two classes in folders without a test part: train, test, predict, export."""
+    for name, label in (("bag", 8), ("boot", 9)):
+        (workplace / "photos").mkdir(exist_ok=True)
+        (workplace / "photos" / name).symlink_to(own / "folders" / "train" / str(label))
+    words = (
+        "--data.source=ImageFolder",
+        "--data.source.folder=photos",
+        "--data.val_size=0.1",
+        "--model.class_weights=balanced",
+    )
+    code, _, err = cli("fit", *words, "--trainer.max_epochs=5", "--model.hidden_dims=[32]")
+    assert (code, err) == (0, "")
+    code, _, err = cli("test")
+    assert (code, err) == (0, "")
+    metrics = json.loads(Path("lightning_logs/version_0/test/metrics.json").read_text())
+    assert [row["name"] for row in metrics["classes"]] == ["bag", "boot"]
+    assert metrics["accuracy"] > 0.9
+    assert metrics["num_samples"] == pytest.approx(0.2 * 600, abs=30)
+    assert cli("predict", "--images", "photos/boot", "--output", "out.csv")[0] == 0
+    assert cli("predict", "--output", "test.csv")[0] == 0
+    assert cli("export", "--output", "model.onnx")[0] == 0
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("config", ["folder", "csv"])
+def test_configurations_for_own_pictures_work(own, workplace, cli, config):
+    from tests.conftest import ROOT
+
+    source = own / "folders" if config == "folder" else own / "images"
+    (workplace / "photos").symlink_to(source)
+    (workplace / "labels.csv").write_text((own / "train.csv").read_text())
+    path = ROOT / "configs" / f"{config}.yaml"
+    assert len(path.read_text().splitlines()) <= 11
+    code, _, err = cli("fit", "--config", path, "--trainer.max_epochs=1", "--model.hidden_dims=[8]")
+    assert (code, err) == (0, "")
+    assert cli("test")[0] == 0
+    code, out, err = cli("prepare", "--config", path)
+    assert (code, err) == (0, "")
+    assert "test" in out
+
+
+def test_a_hundred_classes_and_one_with_a_single_picture(tmp_path):
+    random = np.random.default_rng(0)
+    for label in range(100):
+        folder = tmp_path / "many" / f"{label}"
+        folder.mkdir(parents=True)
+        for number in range(1 if label == 7 else 4):
+            (folder / f"{number}.png").write_bytes(png(random.integers(0, 99, (28, 28), dtype=np.uint8)))
+    data = FashionMNISTDataModule(ImageFolder(str(tmp_path / "many"), test_size=100), val_size=0.25)
+    data.prepare_data()
+    data.setup()
+    assert data.class_names == [str(label) for label in range(100)]
+    sizes = [len(part) for part in (data.train_set, data.val_set, data.test_set)]
+    assert sum(sizes) == 397
+    assert 7 in data.train_set.labels
+    assert 7 not in data.val_set.labels
+    assert torch.bincount(data.test_set.labels, minlength=100).max() <= 2
+
+
+def test_classes_can_be_merged_and_renamed(small_data, tmp_path):
+    both = {"T-shirt/top": "Top", "Shirt": "Top", "Ankle boot": "Boot"}
+    data = FashionMNISTDataModule(val_size=100, class_map=both)
+    data.source.root = str(tmp_path / "data")
+    data.prepare_data()
+    data.setup()
+    assert data.class_names == ["Top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Sneaker", "Bag", "Boot"]
+    assert torch.bincount(data.test_set.labels).tolist() == [40] + [20] * 8
+    with pytest.raises(UserError, match=r"data.class_map names 'Hat': the classes are T-shirt/top"):
+        _ = FashionMNISTDataModule(class_map={"Hat": "Top"}).class_names
+
+
+def test_transforms_are_applied(own, tmp_path):
+    plain, _ = table(own).load(train=False)
+    flipped, labels = table(own, transform=lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)).load(
+        False
+    )
+    assert torch.equal(flipped, plain.flip(-1))
+    paths = (str(own / "train.csv"), str(own / "images"), str(own / "test.csv"))
+    source = CSV(*paths, target_transform=lambda label: "shoe" if label in "579" else "other")
+    assert source.class_names == ["other", "shoe"]
+    _, merged = source.load(train=False)
+    assert torch.equal(merged == 1, (labels == 5) | (labels == 7) | (labels == 9))
+
+
+def test_torchvisions_data_sets_by_name(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for prefix, count in (("train", 20), ("t10k", 10)):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(random.integers(0, 255, (count, 28, 28))))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 10))
+    source = TorchVision("MNIST", str(tmp_path))
+    images, labels = source.load(train=False)
+    assert images.shape == (10, 1, 28, 28)
+    assert labels.tolist() == list(range(10))
+    assert source.class_names[3] == "3 - three"
+
+
+def make(folder, name, content=None):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(np.zeros((28, 28), np.uint8)) if content is None else content)
+
+
+def fold(folder, files=(), contents=()):
+    for name in files:
+        make(folder, name)
+    for name, content in contents:
+        make(folder, name, content)
+    return ImageFolder(str(folder))
+
+
+def listed(folder, text, **options):
+    make(folder, "img/a.png")
+    (folder / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return CSV(str(folder / "labels.csv"), str(folder / "img"), **options)
+
+
+def parquet(folder, columns, metadata=None):
+    schema = pa.table(columns).schema.with_metadata(metadata)
+    pq.write_table(pa.table(columns).cast(schema), folder / "data.parquet")
+    return Parquet(str(folder / "data.parquet"))
+
+
+ONE = {"bytes": b"x", "path": None}
+NAMES = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"]}}}})}
+MISTAKES = {
+    "no folder": (lambda path: ImageFolder(str(path / "nope")), "there is no folder .*nope"),
+    "no classes": (lambda path: ImageFolder(str(path)), "holds no folders: one for each class"),
+    "empty class": (lambda path: (fold(path, ["a/1.png"]), (path / "b").mkdir())[0], "b holds no pictures"),
+    "case": (lambda path: fold(path, ["Bag/1.png", "bag/2.png"]), "differ in case only: Bag and bag"),
+    "unreadable": (lambda path: fold(path, ["a/1.png"], [("a/2.png", b"no")]), r"a/2.png is not a picture"),
+    "unknown class": (lambda path: fold(path, ["train/a/1.png", "test/b/1.png"]), "lacks: b"),
+    "no table": (lambda path: CSV(str(path / "nope.csv"), str(path)), "nope.csv"),
+    "unknown file": (lambda path: listed(path, "a.png,0\nb.png,1\n"), r"labels.csv line 2: there is no file .*b.png"),
+    "columns": (lambda path: listed(path, "a.png,0,1\n"), "line 1: 3 columns instead of two"),
+    "range": (
+        lambda path: listed(path, "a.png,7\n", label_names=["x", "y"]),
+        "there is no class '7': the labels are 0 to 1",
+    ),
+    "no label": (lambda path: listed(path, "a.png,\n"), "line 1: the label is missing"),
+    "empty table": (lambda path: listed(path, "file,label\n"), "names no pictures"),
+    "binary table": (lambda path: listed(path, b"\xff\xfe\x00a,b"), "is not a table"),
+    "case in table": (lambda path: listed(path, "a.png,Bag\na.png,bag\n"), "differ in case only"),
+    "no parquet": (lambda path: Parquet(str(path / "nope.parquet")), "there is no file .*nope.parquet"),
+    "no parquet in folder": (lambda path: Parquet(str(path)), r"holds no files train\*.parquet"),
+    "not parquet": (
+        lambda path: ((path / "x.parquet").write_text("no"), Parquet(str(path / "x.parquet")))[1],
+        "not a Parquet",
+    ),
+    "parquet columns": (lambda path: parquet(path, {"picture": [1]}), "lacks the column .*it has picture"),
+    "parquet picture": (
+        lambda path: parquet(path, {"image": [ONE], "label": [0]}),
+        r"data.parquet row 1: is not a picture",
+    ),
+    "parquet nothing": (
+        lambda path: parquet(path, {"image": pa.array([None], pa.binary()), "label": [0]}),
+        "bytes are missing",
+    ),
+    "parquet label": (
+        lambda path: parquet(path, {"image": [ONE], "label": [2]}, NAMES),
+        "there is no class 2: the labels are 0 to 1",
+    ),
+    "test size": (lambda path: ImageFolder(str(path), test_size=-1), "test_size is -1"),
+    "all test": (
+        lambda path: ImageFolder(str(fold(path, ["a/1.png", "b/1.png"]).folder), test_size=2),
+        "leaves none to train",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_name_file_and_line(tmp_path, mistake):
+    build, message = MISTAKES[mistake]
+
+    def read():
+        source = build(tmp_path)
+        source.load(train=True)
+        source.load(train=False)
+
+    with pytest.raises((UserError, FileNotFoundError), match=message):
+        read()
+
+
+def test_without_pictures_to_test_on_training_works(tmp_path):
+    source = fold(tmp_path, ["train/a/1.png", "train/b/1.png", "train/b/2.png"])
+    source.test_size = 0
+    assert len(source.load(train=True)[1]) == 3
+    with pytest.raises(UserError, match="leaves none to test on: give a test part"):
+        source.load(train=False)
+
+
+def test_cache_is_used_but_never_when_a_file_has_changed(tmp_path, cache, monkeypatch):
+    source = fold(tmp_path / "own", ["train/a/1.png", "train/b/1.png"])
+    first, _ = source.load(train=True)
+    (saved,) = cache.iterdir()
+    stamp = saved.stat().st_mtime_ns
+    again, _ = fold(tmp_path / "own").load(train=True)
+    assert torch.equal(first, again)
+    assert saved.stat().st_mtime_ns == stamp
+    make(tmp_path / "own", "train/a/1.png", png(np.full((28, 28), 9, np.uint8)))
+    changed, _ = fold(tmp_path / "own").load(train=True)
+    assert changed[0].max() == 9
+    assert len(list(cache.iterdir())) == 1, "one file for each list of pictures"
+    saved.write_bytes(saved.read_bytes()[:300])
+    assert torch.equal(fold(tmp_path / "own").load(train=True)[0], changed), "a damaged cache is made again"
+    cache_file = tmp_path / "not_a_folder"
+    cache_file.touch()
+    monkeypatch.setenv("FMNIST_CACHE", str(cache_file))
+    assert torch.equal(fold(tmp_path / "own").load(train=True)[0], changed), (
+        "a cache that cannot be written is no matter"
+    )
+
+
+def test_conversions_have_caches_of_their_own(tmp_path, cache):
+    make(tmp_path, "own/a/1.png", png(np.full((56, 56), 200, np.uint8)))
+    make(tmp_path, "own/a/2.png")
+    photo = ImageFolder(str(tmp_path / "own"), test_size=0).load(True)[0]
+    plain = ImageFolder(str(tmp_path / "own"), test_size=0, conversion="resize").load(True)[0]
+    assert photo[0].max() == 0
+    assert plain[0].min() == 200
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.network
+def test_two_processes_fill_one_cache(own, tmp_path):
+    words = ("--data.source=ImageFolder", f"--data.source.folder={own / 'folders'}", "--data.val_size=100")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: spawn("prepare", *words, cwd=tmp_path), range(2)))
+    assert [done.returncode for done in both] == [0, 0], both[0].stderr
+    assert both[0].stdout == both[1].stdout
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_decoding_is_quick_enough(own, tmp_path):
+    """A generous floor: the README's figure comes from benchmarks/own_data.py."""
+    start = time.perf_counter()
+    ImageFolder(str(own / "folders")).load(train=True)
+    assert COUNTS["train"] / (time.perf_counter() - start) > 300
