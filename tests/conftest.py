@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes with two threads each would stand in each other's way
+
 import numpy as np
 import pytest
 
