@@ -16,6 +16,7 @@ from fmnist.predictions import Row, describe
 from fmnist.predictor import Predictor
 
 CHUNK = 512  # files that are in memory at the same time
+SHARE = 64  # of which a thread takes so many at once
 
 
 def find_pictures(spec: str) -> list[str]:
@@ -57,7 +58,8 @@ def classify_files(predictor: Predictor, paths: list[str], save_converted: Path 
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            results = list(pool.map(_read, chunk))
+            shares = (chunk[begin : begin + SHARE] for begin in range(0, len(chunk), SHARE))
+            results = [result for share in pool.map(_read, shares) for result in share]
             for path, result, row in zip(chunk, results, _describe(predictor, results), strict=True):
                 name = os.fsencode(path).decode(errors="backslashreplace")
                 if row["error"]:
@@ -69,7 +71,11 @@ def classify_files(predictor: Predictor, paths: list[str], save_converted: Path 
     check(failed < len(paths), f"none of the {len(paths):,} files could be read: {first_error}")
 
 
-def _read(path: str) -> Converted | PictureError:
+def _read(paths: list[str]) -> list[Converted | PictureError]:
+    return [_read_one(path) for path in paths]
+
+
+def _read_one(path: str) -> Converted | PictureError:
     try:
         return read_picture(path)
     except PictureError as error:
@@ -78,7 +84,7 @@ def _read(path: str) -> Converted | PictureError:
 
 def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> Iterator[Row]:
     images = [result.image for result in results if isinstance(result, Converted)]
-    rows = (describe(row, predictor.class_names) for row in (predictor.probabilities(images) if images else []))
+    rows = describe(predictor.probabilities(images), predictor.class_names) if images else iter(())
     nothing = dict.fromkeys(("predicted", "probability", *(f"p({name})" for name in predictor.class_names)))
     for result in results:
         if isinstance(result, Converted):

@@ -29,17 +29,21 @@ def check_output(path: Path, overwrite: bool) -> None:
     check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
 
 
-def describe(probabilities: Tensor, class_names: list[str]) -> Row:
-    """Writes the prediction for one image as plain values.
+def describe(probabilities: Tensor, class_names: list[str]) -> Iterator[Row]:
+    """Yields the prediction for each image as plain values.
 
     Args:
-        probabilities: float (num_classes,).
+        probabilities: float (N, num_classes).
         class_names: Name of each class.
     """
-    values = [float(f"{value:.9g}") for value in probabilities.tolist()]  # all that 32 bits hold
-    best = int(probabilities.argmax())
-    columns = {f"p({name})": value for name, value in zip(class_names, values, strict=True)}
-    return {"predicted": class_names[best], "probability": values[best], **columns}
+    columns = [f"p({name})" for name in class_names]
+    for row, best in zip(probabilities.tolist(), probabilities.argmax(1).tolist(), strict=True):
+        values = [float(f"{value:.9g}") for value in row]  # all that 32 bits hold
+        yield {
+            "predicted": class_names[best],
+            "probability": values[best],
+            **dict(zip(columns, values, strict=True)),
+        }
 
 
 def label_rows(probabilities: Tensor, labels: Tensor, class_names: list[str]) -> Iterator[Row]:
@@ -50,8 +54,8 @@ def label_rows(probabilities: Tensor, labels: Tensor, class_names: list[str]) ->
         labels: int64 (N,).
         class_names: Name of each class.
     """
-    for index, (row, label) in enumerate(zip(probabilities, labels.tolist(), strict=True)):
-        yield {"index": index, **describe(row, class_names), "actual": class_names[label]}
+    for index, (row, label) in enumerate(zip(describe(probabilities, class_names), labels.tolist(), strict=True)):
+        yield {"index": index, **row, "actual": class_names[label]}
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

@@ -16,7 +16,7 @@ def rows():
 
 
 def test_a_prediction_as_plain_values():
-    found = describe(torch.tensor([0.125, 0.75, 0.0625]), NAMES)
+    (found,) = describe(torch.tensor([[0.125, 0.75, 0.0625]]), NAMES)
     name = NAMES[1]
     assert found == {"predicted": name, "probability": 0.75, "p(cat)": 0.125, f"p({name})": 0.75, "p(föhn)": 0.0625}
 
