@@ -8,6 +8,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from fmnist import __version__
 from fmnist.errors import UserError
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where it has been closed
+    sys.stderr = sys.stderr or sys.stdout
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

@@ -1,5 +1,6 @@
 """What every run of the command line carries: its folder, its checkpoints, its progress bar."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
 from fmnist.atomic import PARTS, atomic_path
+from fmnist.errors import check
 from fmnist.history import History
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
@@ -36,6 +38,7 @@ class RunFolder(SaveConfigCallback):
         self.continued = runs.run_folder(checkpoint)
         self.step = step if self.continued else None
         self.tensorboard = tensorboard
+        self.handle: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Does nothing yet: a mistake that is found while things are set up must leave no folder."""
@@ -57,11 +60,25 @@ class RunFolder(SaveConfigCallback):
             options: dict[str, Any] = {"default_hp_metric": False, "purge_step": self.step}
             trainer.loggers = [_TensorBoard(logs.parent, logs.name, folder.name, **options)]
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets others continue the run."""
+        if self.handle is not None:
+            os.close(self.handle)
+            self.handle = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets others continue the run."""
+        self.teardown(trainer, pl_module, "fit")
+
     def _claim(self, trainer: Trainer) -> Path:
         config = dump_settings(self.parser, self.config)
         if not self.continued:
             root, here = Path(trainer.default_root_dir), Path.cwd()
-            return runs.claim(root.relative_to(here) if root.is_relative_to(here) else root, config)
+            folder = runs.claim(root.relative_to(here) if root.is_relative_to(here) else root, config)
+            self.handle = runs.lock(folder)
+            return folder
+        self.handle = runs.lock(self.continued)
+        check(self.handle is not None, f"{self.continued} is being trained by another process: stop that one first")
         for part in self.continued.rglob(PARTS):  # of the process that was killed
             part.unlink()
         with atomic_path(self.continued / "config.yaml") as part:

@@ -155,7 +155,8 @@ class ImageClassifier(LightningModule):
         stops = self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps
         if self.trainer.is_last_batch or stops:
             metrics = self.train_metrics.compute()
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            group = self.trainer.optimizers[0].param_groups[0]
+            rate = group.get("initial_lr", group["lr"])
             check(  # before any checkpoint is written
                 bool(metrics["loss"].isfinite()),
                 f"the training loss is {metrics['loss']:f} after epoch {self.current_epoch + 1} at learning rate "

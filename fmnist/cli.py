@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -54,6 +55,8 @@ RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning st
 def run(verb: str, description: str, argv: list[str]) -> None:
     """Runs a verb, described in a few words, with what was typed after it."""
     _quiet()
+    if verb != "fit" and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
     options = {"usage": f"fmnist {verb} [options]", "description": f"{description[0].upper()}{description[1:]}."}
     try:
         if verb == "prepare":
@@ -204,13 +207,17 @@ class _CLI(LightningCLI):
             _say(f"fit on {_device(self.trainer)}")
             if run := runs.run_folder(self.checkpoint_path):
                 _say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
+        best = next(callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
         try:
             self.trainer.fit(model, **kwargs)
         except RuntimeError as error:
             if "Early stopping conditioned on metric" not in str(error):
                 raise
             raise UserError(str(error)) from error
-        best = next(callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
+        except (SystemExit, KeyboardInterrupt):  # how Lightning ends after SIGTERM and Ctrl-C
+            if (folder := Path(str(best.dirpath))).is_dir():
+                _say(f"stopped; continue with: python -m fmnist fit --ckpt_path {folder.parent}")
+            raise
         if best.best_model_path:
             score = f"validation accuracy {best.best_model_score:.4f}" if best.monitor else "last epoch, no validation"
             _say(f"run:  {Path(best.best_model_path).parent.parent}")
@@ -225,6 +232,10 @@ class _CLI(LightningCLI):
         whole = "optimizer_states" in self.checkpoint
         check(whole, f"{self.checkpoint_path} cannot be continued: it has no optimizer")
         self._load_weights()
+        if not before:
+            _say(
+                "notice: the checkpoint lies outside a run, so its settings are unknown: those of this command are used"
+            )
         planned, now = before.get("max_epochs"), self.trainer.max_epochs
         if planned not in (None, now):
             rest = "" if self._constant_rate() else ": the learning rate follows the schedule of the new length"
@@ -254,7 +265,8 @@ class _CLI(LightningCLI):
                 self._write_results(metrics, logits)
 
     def _write_results(self, metrics: dict[str, Any], logits: torch.Tensor) -> None:
-        folder = results_folder(self.checkpoint_path)
+        folder = results_folder(self.checkpoint_path, self.model.tta)
+        (folder / "report.html").unlink(missing_ok=True)  # that of another test
         write_metrics(metrics, folder / "metrics.json")
         _say(f"written: {folder / 'metrics.json'}")
         if self.config_init[self.verb].report:
@@ -282,10 +294,21 @@ class _CLI(LightningCLI):
 
     def _predict_pictures(self, images: str, output: Path, save_converted: str | None) -> None:
         paths = find_pictures(images)
+        check(str(output) not in paths, f"--output {output}: this is one of the pictures")
+        seen = Path(save_converted) if save_converted else None
+        if seen:
+            unused = not seen.exists() or (seen.is_dir() and not any(seen.iterdir()))
+            check(unused, f"--save_converted {seen}: this exists; give a new or an empty folder")
+            inside = Path(images).is_dir() and seen.resolve().is_relative_to(Path(images).resolve())
+            check(not inside, f"--save_converted {seen}: this is inside the folder of the pictures")
         self._load_weights()
         predictor = Predictor(self.model.to(self.trainer.strategy.root_device))
-        write_rows(classify_files(predictor, paths, Path(save_converted) if save_converted else None), output)
-        self._say_written(output, len(paths))
+        failed: list[str] = []
+        write_rows(classify_files(predictor, paths, seen, failed), output)
+        self._say_written(output, len(paths) - len(failed))
+        if failed:
+            some = f"{len(failed):,} of {len(paths):,} files could not be read"
+            _say(f"notice: {some}: the column 'error' says why", sys.stderr if output == STDOUT else None)
 
     def _predict_test_images(self, output: Path) -> None:
         self._load_weights()
@@ -393,6 +416,7 @@ def _report_thread(failure: threading.ExceptHookArgs) -> None:
 def _quiet() -> None:
     """Silences what Lightning says of its own affairs."""
     threading.excepthook = _report_thread
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (

@@ -4,6 +4,8 @@ import argparse
 import csv
 import io
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,10 +13,11 @@ from typing import Any, NoReturn
 import yaml
 
 from fmnist.errors import UserError, check
-from fmnist.runs import LOGS, read_history
+from fmnist.runs import LOGS, digest_file, lock, read_history
 
 FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
+WIDEST = 60  # characters of a cell
 MAX_SETTINGS = 1000  # a configuration with more is not one of ours
 
 Row = dict[str, Any]
@@ -53,12 +56,18 @@ def compare(folder: Path) -> list[Row]:
     settings = [flat for _, flat in read]
     keys = sorted({key for flat in settings for key in flat})
     readable = [flat for flat in settings if flat]
-    differing = [key for key in keys if len({repr(flat.get(key)) for flat in readable}) > 1]
+    differing = [key for key in keys if _differs([flat.get(key) for flat in readable], key)]
     rows = [
         {"run": str(path.relative_to(folder)), **row, **{key: flat.get(key) for key in differing}}
         for path, (row, flat) in zip(runs, read, strict=True)
     ]
     return sorted(rows, key=lambda row: (-(row["val/acc"] or 0), row["run"]))
+
+
+def _differs(values: list[Any], key: str) -> bool:
+    # the classes are unknown before a run and written down when it is continued
+    found = [value for value in values if value is not None] if key == "model.class_names" else values
+    return len({repr(value) for value in found}) > 1
 
 
 def _read(path: Path) -> tuple[Row, Row]:
@@ -69,16 +78,36 @@ def _read(path: Path) -> tuple[Row, Row]:
         history = read_history(path)
         row |= {"epochs": len(history), "seconds": _seconds(path)}
         planned = flat.get("trainer.max_epochs")
-        row["status"] = "finished" if len(history) == planned else f"stopped, {len(history)} of {planned} epochs"
-        best = max((epoch for epoch in history if "val/acc" in epoch), key=lambda epoch: epoch["val/acc"], default={})
+        row["status"] = "finished" if len(history) == planned else f"{len(history)} of {planned} epochs"
+        row["status"] += _running(path)
+        scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]
+        best = max(scored, key=lambda epoch: epoch["val/acc"], default={})
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
-        if (path / "test" / "metrics.json").is_file():
-            test = json.loads((path / "test" / "metrics.json").read_text(encoding="utf-8"))
-            row |= {"test/acc": float(test["accuracy"]), "test/ece": test.get("ece")}
+        row |= _read_test(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        row["status"] = f"broken: {' '.join(str(error).split())[:60]}"
+        reason = f"{error.strerror}: {Path(error.filename).name}" if isinstance(error, OSError) else str(error)
+        row["status"] = f"broken: {' '.join(reason.split())[:60]}"
         return row, {}
     return row, flat
+
+
+def _running(path: Path) -> str:
+    handle = lock(path)
+    if handle is None:
+        return ", running"
+    os.close(handle)
+    return ""
+
+
+def _read_test(path: Path) -> Row:
+    """Returns the test metrics, if they are those of ``best.ckpt`` as it is now."""
+    results = path / "test" / "metrics.json"
+    if not results.is_file():
+        return {}
+    test = json.loads(results.read_text(encoding="utf-8"))
+    found: Row = {"test/acc": float(test["accuracy"]), "test/ece": float(test["ece"])}
+    best = path / "checkpoints" / "best.ckpt"
+    return found if best.is_file() and test["digests"]["checkpoint"] == digest_file(best) else {}
 
 
 def _flatten(node: Any, prefix: str = "") -> Row:
@@ -106,11 +135,11 @@ def _seconds(run: Path) -> float | None:
 def _write(rows: list[Row], style: str) -> str:
     if style == "json":
         return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
-    cells = [[*rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
     if style == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(cells)
+        csv.writer(text, lineterminator="\n").writerows([[*rows[0]], *(row.values() for row in rows)])
         return text.getvalue().rstrip("\n")
+    cells = [[*rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
     if style == "markdown":
         cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]
         cells.insert(1, ["---"] * len(cells[0]))
@@ -124,4 +153,5 @@ def _write(rows: list[Row], style: str) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fmnist.atomic import atomic_path
 from fmnist.errors import UserError
-from fmnist.photos import SIDE, Converted, PictureError, read_picture
+from fmnist.photos import SIDE, Converted, PictureError, pay_threads, read_picture
 
+SHARE = 64  # pictures that a thread takes at once
 FORMAT = "1"  # changes when the same file is decoded in another way
 Conversion = Literal["photo", "resize"]
 
@@ -100,11 +101,15 @@ def _decode(pictures: Sequence[Picture], conversion: Conversion, transform: Call
         except PictureError as error:
             raise UserError(f"{picture.place} {error}") from error
 
+    def some(start: int) -> None:
+        for index in range(start, min(start + SHARE, len(pictures))):
+            images[index] = one(pictures[index])
+
     images = torch.empty(len(pictures), 1, SIDE, SIDE, dtype=torch.uint8)
+    files = list(dict.fromkeys(picture.file for picture in pictures if picture.content is None))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(pictures), 1000):
-            for index, image in enumerate(pool.map(one, pictures[start : start + 1000]), start):
-                images[index] = image
+        for _ in (pool.map if pay_threads(files) else map)(some, range(0, len(pictures), SHARE)):
+            pass  # an error comes out here
     return images
 
 

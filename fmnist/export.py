@@ -1,6 +1,5 @@
 """Export of a trained model as a file that needs neither fmnist nor torch."""
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -38,6 +37,7 @@ def export(output: str, ckpt_path: str | None = None, overwrite: bool = False, d
     check(not missing, f"export needs {', '.join(missing)}: pip install 'fmnist[export]'")
     path = Path(output)
     check(path.suffix == ".onnx", f"--output {path}: the name must end in .onnx")
+    check(not path.is_dir(), f"--output {path}: this is a folder")
     check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
     checkpoint = runs.find_checkpoint(ckpt_path, Path(default_root_dir))
     predictor = load(checkpoint)
@@ -95,16 +95,17 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
 
 def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
     metrics: dict[str, Any] = {}
+    digest = runs.digest_file(checkpoint)
     results = (runs.run_folder(checkpoint) or checkpoint.parent) / "test" / "metrics.json"
     if results.is_file():
         found = json.loads(results.read_text(encoding="utf-8"))
-        if found.get("checkpoint") == str(checkpoint):  # the test may have been of another checkpoint of the run
+        if found.get("digests", {}).get("checkpoint") == digest:  # the test may have been of another checkpoint
             metrics = {key: found[key] for key in ("accuracy", "nll", "brier", "ece", "num_samples")}
     return {
         "class_names": json.dumps(predictor.class_names),
         "metrics": json.dumps(metrics),
         "fmnist_version": __version__,
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint_sha256": digest,
     }
 
 

@@ -23,7 +23,7 @@ TITLES = {"ckpt_path": "checkpoint", "trainer": "trainer", "model": "model", "da
 HELP = {
     "config": "Configuration file; what is typed after it wins.",
     "seed_everything": "Seed of the weights, the order of the images, dropout and augmentation.",
-    "ckpt_path": "A checkpoint's path, or 'best' or 'last' of the newest run.",
+    "ckpt_path": "A checkpoint or a run, by its path; or 'best' or 'last' of the newest run.",
     "trainer.accelerator": "Kind of device: auto, cpu, gpu or mps.",
     "trainer.devices": "Number of devices, or a list of them; 'auto' takes all.",
     "trainer.precision": "Arithmetic: 32-true, bf16-mixed, 16-mixed or 64-true.",
@@ -35,7 +35,7 @@ EPILOG = {
     "fit": "example: fmnist fit --config configs/mlp.yaml --model.dropout 0.1",
     "validate": "example: fmnist validate --ckpt_path last",
     "test": "example: fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt",
-    "predict": "example: fmnist predict --output predictions.csv",
+    "predict": "example: fmnist predict --images photos --output predictions.csv",
     "export": "example: fmnist export --output model.onnx",
     "prepare": "example: fmnist prepare --show samples.png",
 }

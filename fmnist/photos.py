@@ -6,8 +6,7 @@ the longest edge to 28, sharpen, centre, negate, turn grey.
 """
 
 import os
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -18,8 +17,9 @@ from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # none that runs another program, as EPS does
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LARGE = 100_000  # bytes of a file from which on threads pay off, measured on two cores
 SIDE = 28
-MAX_PIXELS = 50_000_000  # more are refused before they are decoded
+MAX_PIXELS = 50_000_000  # more are refused before they are decoded; a JPEG may have 64 times as many, as it is reduced
 MAX_BYTES = 200_000_000
 WORKING_SIDE = 1024  # larger pictures are reduced to this before anything else
 CLOSE = 0.05  # colours nearer than this share of the largest distance belong to the border
@@ -71,11 +71,10 @@ def read_picture(
 
 def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with Image.open(file, formats=FORMATS) as picture:
-                _check_size(picture)
-                return change(picture)
+        with Image.open(file, formats=FORMATS) as picture:
+            picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
+            _check_size(picture)
+            return change(picture)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -93,6 +92,15 @@ def find_in_folder(folder: Path) -> list[str]:
     return sorted(name for name in found if name.lower().endswith(SUFFIXES))
 
 
+def pay_threads(files: Sequence[str]) -> bool:
+    """Tells whether threads read these files faster than a loop: Python lets only large ones decode side by side."""
+    if not files:
+        return False
+    sample = files[:: max(1, len(files) // 10)]
+    sizes = [os.path.getsize(file) for file in sample if os.path.isfile(file)]  # noqa: PTH113, PTH202 - many, as text
+    return sum(sizes) > LARGE * len(sample)
+
+
 def convert(picture: Image.Image) -> Converted:
     """Converts a picture of any size and mode.
 
@@ -107,6 +115,8 @@ def convert(picture: Image.Image) -> Converted:
     background = tuple(np.median(np.asarray(colored)[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).astype(int).tolist())
     light = sum(background) > 3 * 127
     if colored.size == (SIDE, SIDE) and not light and _is_grey(colored):
+        if colored.getbbox() is None:
+            notes.append("nothing but background")
         return Converted(_to_tensor(colored.convert("L")), "; ".join(notes))
     notes.append("light background: inverted" if light else "dark background: kept")
     box = _content(colored, background)
@@ -120,7 +130,6 @@ def convert(picture: Image.Image) -> Converted:
 
 
 def _check_size(picture: Image.Image) -> None:
-    picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
@@ -131,7 +140,7 @@ def _check_size(picture: Image.Image) -> None:
 def _to_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
     """Returns at most 1024 pixels a side, in RGB, with transparency composed onto white."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        picture = _to_8_bits(picture)
+        picture = _to_8_bits(picture, notes)
     transparent = picture.has_transparency_data
     picture = picture.convert("RGBA" if transparent else "RGB")
     picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
@@ -139,17 +148,24 @@ def _to_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
         return picture
     if picture.getchannel("A").getextrema()[0] == 255:
         return picture.convert("RGB")
-    notes.append("transparent: put on white")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    for color, level in (("white", 255), ("black", 0)):
+        composed = Image.alpha_composite(Image.new("RGBA", picture.size, color), picture).convert("RGB")
+        if _content(composed, (level,) * 3):
+            break  # what is as light as the paper needs a dark one
+    notes.append(f"transparent: put on {color}")
+    return composed
 
 
-def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Scales 16 bits to 8; of other ranges, the smallest value becomes black and the largest white."""
-    values = np.nan_to_num(np.asarray(picture, dtype=np.float32))
-    low, high = float(values.min()), float(values.max())
+def _to_8_bits(picture: Image.Image, notes: list[str]) -> Image.Image:
+    """Scales whole numbers by the bits they use; of floats, the smallest becomes black and the largest white."""
+    values = np.asarray(picture, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     if picture.mode != "F" and low >= 0 and high < 1 << 16:
-        low, high = 0.0, 65535.0
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
+        low, high = 0.0, float((1 << bits) - 1)
+        notes.append(f"taken as {bits} bits")
     scaled = (values - low) * (255 / max(high - low, 1e-9))
     return Image.fromarray(scaled.round().astype(np.uint8))
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from fmnist.errors import check
-from fmnist.photos import SUFFIXES, Converted, PictureError, find_in_folder, read_picture
+from fmnist.errors import UserError, check
+from fmnist.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
 from fmnist.predictions import Row, describe
 from fmnist.predictor import Predictor
 
 CHUNK = 512  # files that are in memory at the same time
-SHARE = 64  # of which a thread takes so many at once
 
 
 def find_pictures(spec: str) -> list[str]:
@@ -29,6 +28,7 @@ def find_pictures(spec: str) -> list[str]:
     Raises:
         UserError: There are none.
     """
+    check(bool(spec.strip()), "--images is empty: give a picture, a folder or a pattern")
     path = Path(spec).expanduser()
     if path.is_dir():
         found = find_in_folder(path)
@@ -37,45 +37,46 @@ def find_pictures(spec: str) -> list[str]:
         found = [str(path)]
     else:
         found = [name for name in glob.glob(str(path), recursive=True) if not Path(name).is_dir()]  # noqa: PTH207
+        if "**" in spec:  # which follows links, also in circles
+            found = [*{os.path.realpath(name): name for name in sorted(found, reverse=True)}.values()]
         check(bool(found), f"--images {spec}: there is no such file or folder, and nothing matches")
     return sorted(found)
 
 
-def classify_files(predictor: Predictor, paths: list[str], save_converted: Path | None = None) -> Iterator[Row]:
+def classify_files(
+    predictor: Predictor, paths: list[str], save_converted: Path | None = None, failed: list[str] | None = None
+) -> Iterator[Row]:
     """Yields a row per file, in order: path, prediction, note, error.
 
     Args:
         predictor: A trained model.
         paths: The files.
         save_converted: Folder for what the network saw of each file, as PNG.
+        failed: Is given the reason for each file that cannot be read.
 
     Raises:
         UserError: At the end, if not one of the files could be read.
     """
-    failed, first_error = 0, ""
+    failed = [] if failed is None else failed
     base = os.path.commonpath([Path(path).parent for path in paths])
     bar = tqdm(total=len(paths), unit="file", disable=None, file=sys.stderr)
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            shares = (chunk[begin : begin + SHARE] for begin in range(0, len(chunk), SHARE))
-            results = [result for share in pool.map(_read, shares) for result in share]
+            results = list((pool.map if pay_threads(chunk) else map)(_read, chunk))
             for path, result, row in zip(chunk, results, _describe(predictor, results), strict=True):
                 name = os.fsencode(path).decode(errors="backslashreplace")
                 if row["error"]:
-                    failed, first_error = failed + 1, first_error or f"{name} {row['error']}"
+                    failed.append(f"{name} {row['error']}")
                 elif save_converted:
                     _save(result, save_converted / f"{os.path.relpath(path, base)}.png")
                 yield {"path": name, **row}
             bar.update(len(chunk))
-    check(failed < len(paths), f"none of the {len(paths):,} files could be read: {first_error}")
+    if len(failed) == len(paths):
+        raise UserError(f"none of the {len(paths):,} files could be read: {failed[0]}")
 
 
-def _read(paths: list[str]) -> list[Converted | PictureError]:
-    return [_read_one(path) for path in paths]
-
-
-def _read_one(path: str) -> Converted | PictureError:
+def _read(path: str) -> Converted | PictureError:
     try:
         return read_picture(path)
     except PictureError as error:

@@ -109,8 +109,14 @@ def _convert(picture: Any) -> Converted:
         except ValueError as error:
             raise ValueError(f"{picture} {error}") from error
     if isinstance(picture, Image.Image):
-        return convert(picture)
-    return Converted(_check_array(picture), "")
+        try:
+            return convert(picture)
+        except OSError as error:
+            raise ValueError(f"the picture is damaged ({error})") from error
+    image = _check_array(picture)
+    if image.ndim != 3:
+        raise ValueError("a list holds single pictures: give a batch by itself")
+    return Converted(image, "")
 
 
 def _check_array(array: Any) -> Tensor:
@@ -119,7 +125,9 @@ def _check_array(array: Any) -> Tensor:
         raise ValueError(f"a {type(array).__name__} is not a picture: give {ACCEPTED}")
     if isinstance(array, np.ndarray) and array.dtype.kind not in "uif":
         raise ValueError(f"a picture cannot be {array.dtype}: give {ACCEPTED}")
-    images = (array if isinstance(array, Tensor) else torch.tensor(array)).detach().cpu()
+    if isinstance(array, np.ndarray):
+        array = torch.tensor(array.astype(array.dtype.newbyteorder("="), order="C"))
+    images: Tensor = array.detach().cpu()
     if images.shape == (SIDE, SIDE):
         images = images.unsqueeze(0)
     if images.ndim not in (3, 4) or images.shape[-3:] != (1, SIDE, SIDE):

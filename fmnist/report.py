@@ -1,7 +1,6 @@
 """What a test leaves behind: its figures as ``metrics.json`` and a page to look at, ``report.html``."""
 
 import base64
-import hashlib
 import io
 import json
 import platform
@@ -19,7 +18,7 @@ from fmnist import __version__
 from fmnist.atomic import atomic_path
 from fmnist.history import draw_curves
 from fmnist.metrics import ECE_BINS, reliability, score, score_classes, wilson_interval
-from fmnist.runs import read_history, run_folder
+from fmnist.runs import digest_file, read_history, run_folder
 
 SCHEMA = 1
 MISTAKES = 24  # in the gallery
@@ -45,12 +44,12 @@ def measure(logits: Tensor, labels: Tensor, class_names: list[str], temperature:
         "schema": SCHEMA,
         "accuracy": correct / count,
         "accuracy_interval": wilson_interval(correct, count),
-        "top2_accuracy": scores.pop("top2_acc"),
+        "top2_accuracy": round(scores.pop("top2_acc") * count) / count,
         **{name: value for name, value in scores.items() if name != "acc"},
         "temperature": temperature,
         "num_samples": count,
         "classes": [
-            {"name": name, **{column: classes[column][label].item() for column in columns}}
+            {"name": name, **{column: round(classes[column][label].item(), 7) for column in columns}}
             for label, name in enumerate(class_names)
         ],
         "confusion_matrix": classes["confusion_matrix"].tolist(),
@@ -60,12 +59,16 @@ def measure(logits: Tensor, labels: Tensor, class_names: list[str], temperature:
 def origin(checkpoint_path: Path, checkpoint: dict[str, Any]) -> Metrics:
     """Says where figures come from: the checkpoint, its configuration and split, the software."""
     run = run_folder(checkpoint_path)
-    config = hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest()[:16] if run else None
+    config = digest_file(run / "config.yaml")[:16] if run else None
     packages = ("torch", "lightning", "torchmetrics")
     return {
         "checkpoint": str(checkpoint_path),
         "epoch": checkpoint["epoch"] + 1,
-        "digests": {"config": config, "split": checkpoint.get("FashionMNISTDataModule", {}).get("split")},
+        "digests": {
+            "checkpoint": digest_file(checkpoint_path),
+            "config": config,
+            "split": checkpoint.get("FashionMNISTDataModule", {}).get("split"),
+        },
         "versions": {"fmnist": __version__, "python": platform.python_version()}
         | {name: version(name) for name in packages},
     }
@@ -97,9 +100,9 @@ def class_table(metrics: Metrics) -> list[str]:
     ]
 
 
-def results_folder(checkpoint: Path) -> Path:
+def results_folder(checkpoint: Path, tta: str) -> Path:
     """Returns the folder for a test's results: in the checkpoint's run, or beside a checkpoint without one."""
-    folder = (run_folder(checkpoint) or checkpoint.parent) / "test"
+    folder = (run_folder(checkpoint) or checkpoint.parent) / ("test" if tta == "none" else f"test_{tta}")
     folder.mkdir(exist_ok=True)
     return folder
 

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import os
 import re
 import uuid
@@ -47,7 +48,8 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     """Finds the checkpoint that ``--ckpt_path`` means.
 
     Args:
-        spec: A path; or ``best`` or ``last`` of the newest run that has one; None means ``best``.
+        spec: A path, of a checkpoint or a run; or ``best`` or ``last`` of the newest run that has one;
+            None means ``best``.
         root: Folder that holds ``lightning_logs``.
         to_continue: With ``last``, take the newest run also if it was stopped before it had a checkpoint.
 
@@ -59,7 +61,9 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     """
     if spec not in (None, "best", "last"):
         path = Path(spec).expanduser()
-        if not path.is_file():
+        if (path / "config.yaml").is_file():  # a run
+            path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
+        if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):
             raise UserError(f"--ckpt_path {spec}: there is no such file; {_available(root)}")
         return path
     name = f"{spec or 'best'}.ckpt"
@@ -98,6 +102,31 @@ def find_requeued(root: Path, config: str) -> Path | None:
         if found == [job, config]:
             return folder / "checkpoints" / "last.ckpt"
     return None
+
+
+def lock(run: Path) -> int | None:
+    """Takes a run for this process, until it ends or closes what is returned.
+
+    Returns:
+        A handle; None if another process has the run.
+    """
+    handle = os.open(run, os.O_RDONLY)
+    try:
+        import fcntl  # not on Windows, where a run is not protected
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        return handle
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def digest_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_history(run: Path) -> list[dict[str, float]]:

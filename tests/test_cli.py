@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import yaml
 
 from fmnist import FashionMNISTDataModule, ImageClassifier
 from fmnist.calibration import fit_temperature
+from fmnist.runs import lock
 from tests.conftest import spawn
 
 RUN = Path("lightning_logs/version_0")
@@ -311,6 +313,27 @@ def test_more_epochs_mean_another_schedule_and_are_announced(workplace, cli):
     assert "notice" not in cli("fit", "--ckpt_path", "last")[1]
 
 
+def test_a_run_that_is_being_trained_is_not_continued(trained, cli):
+    handle = lock(RUN)
+    code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert code == 2
+    assert f"{RUN} is being trained by another process" in err
+    os.close(handle)
+    code, out, _ = cli("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 3)
+    assert code == 0
+    assert "epoch 3/3" in out
+
+
+def test_figures_of_a_test_go_with_the_weights_that_were_tested(trained, cli):
+    assert cli("test")[0] == 0
+    assert cli("test", "--tta", "flip")[0] == 0
+    plain, flipped = (json.loads((RUN / name / "metrics.json").read_text()) for name in ("test", "test_flip"))
+    assert (plain["tta"], flipped["tta"]) == ("none", "flip")
+    assert plain["digests"]["checkpoint"] == hashlib.sha256((RUN / "checkpoints/best.ckpt").read_bytes()).hexdigest()
+    (row,) = json.loads(cli("compare", "--format", "json")[1])
+    assert row["test/acc"] == plain["accuracy"]
+
+
 def test_a_training_is_continued_by_epochs(trained, cli):
     code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 9, "--trainer.max_steps", 100)
     assert code == 2
@@ -319,7 +342,10 @@ def test_a_training_is_continued_by_epochs(trained, cli):
 
 def test_a_checkpoint_taken_out_of_its_run_begins_a_new_record(trained, cli, workplace):
     shutil.copy(RUN / "checkpoints" / "last.ckpt", "taken.ckpt")
-    assert cli("fit", "--ckpt_path", "taken.ckpt", *SMALL, "--data.batch_size", 32, "--trainer.max_epochs", 3)[0] == 0
+    words = (*SMALL, "--data.batch_size", 32, "--trainer.max_epochs", 3)
+    code, out, _ = cli("fit", "--ckpt_path", "taken.ckpt", *words)
+    assert code == 0
+    assert "notice: the checkpoint lies outside a run" in out
     assert (workplace / "lightning_logs/version_1/checkpoints/best.ckpt").is_file()
 
 

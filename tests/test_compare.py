@@ -1,6 +1,8 @@
 import csv
+import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from fmnist.compare import compare
+from fmnist.runs import lock
 from tests.conftest import ROOT
 
 
@@ -19,8 +22,12 @@ def make(folder, epochs, planned=2, test=None, **settings):
     (folder / "metrics.csv").write_text("\n".join(["epoch,val/acc,val/loss", *rows]) + "\n")
     (folder / "times.csv").write_text("".join(f"{epoch + 1},2.0\n" for epoch in range(len(epochs))))
     if test:
-        (folder / "test").mkdir()
-        (folder / "test" / "metrics.json").write_text(json.dumps({"accuracy": test, "ece": 0.01}))
+        for name in ("test", "checkpoints"):
+            (folder / name).mkdir()
+        (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+        digests = {"checkpoint": hashlib.sha256(b"weights").hexdigest()}
+        metrics = {"accuracy": test, "ece": 0.01, "digests": digests}
+        (folder / "test" / "metrics.json").write_text(json.dumps(metrics))
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def test_the_best_run_comes_first(logs):
     assert [row["run"] for row in rows] == ["version_1", "version_0", "version_2", "version_3"]
     best, finished, *broken = rows
     assert (best["status"], best["epochs"], best["val/acc"], best["test/acc"]) == (
-        "stopped, 1 of 3 epochs",
+        "1 of 3 epochs",
         1,
         0.95,
         None,
@@ -55,6 +62,25 @@ def test_only_settings_that_differ_are_shown(logs):
     assert row["model.dropout"] == 0.5
     assert "seed_everything" not in row
     assert "trainer.max_epochs" not in row
+
+
+def test_figures_of_other_weights_are_left_out(logs):
+    (logs / "version_0" / "checkpoints" / "best.ckpt").write_bytes(b"trained on")
+    row = next(row for row in compare(logs) if row["run"] == "version_0")
+    assert (row["val/acc"], row["test/acc"], row["test/ece"]) == (0.9, None, None)
+
+
+def test_a_run_that_is_being_trained_is_shown_as_such(logs):
+    handle = lock(logs / "version_1")
+    assert compare(logs)[0]["status"] == "1 of 3 epochs, running"
+    os.close(handle)
+    assert compare(logs)[0]["status"] == "1 of 3 epochs"
+
+
+def test_what_is_not_a_number_is_never_the_best(logs, cli):
+    make(logs / "version_4", [float("nan"), 0.1])
+    assert compare(logs)[-3]["run"] == "version_4"
+    assert "NaN" not in cli("compare", logs, "--format", "json")[1]
 
 
 def test_runs_in_deeper_folders_are_found(logs):
@@ -72,6 +98,7 @@ def test_every_format_has_the_same_cells(logs, cli):
     rows = json.loads(cli("compare", logs, "--format", "json")[1])
     markdown = cli("compare", logs, "--format", "markdown")[1].splitlines()
     assert [row["run"] for row in table] == [row["run"] for row in rows]
+    assert (table[0]["val/acc"], table[0]["test/acc"]) == ("0.95", "")
     assert [*table[0]] == [*rows[0]] == [cell.strip() for cell in markdown[0].strip("|").split("|")]
     assert len(markdown) == len(rows) + 2
 

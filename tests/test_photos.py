@@ -83,6 +83,38 @@ def test_16_bits_are_scaled_and_not_cut(tmp_path):
     assert (deep.int() - flat.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (12, 4095)])
+def test_whole_numbers_are_scaled_by_the_bits_they_use(bits, top):
+    values = np.full((40, 60), top, np.uint16)
+    values[10:30, 5:55] = top // 8
+    converted = convert(Image.fromarray(values))
+    assert converted.note == f"taken as {bits} bits; light background: inverted"
+    assert converted.image.max() > 200
+
+
+def test_infinite_pixels_do_not_matter():
+    values = np.ones((40, 60), np.float32)
+    values[10:30, 5:55] = 0.1
+    expected = convert(Image.fromarray(values)).image
+    values[0, 30] = np.inf
+    assert torch.equal(convert(Image.fromarray(values)).image, expected)
+
+
+def test_the_callers_picture_stays_as_it_is(tmp_path):
+    shoe((3000, 2000), (100, 100, 2900, 1900)).save(tmp_path / "large.jpg")
+    with Image.open(tmp_path / "large.jpg") as picture:
+        convert(picture)
+        assert picture.size == (3000, 2000)
+
+
+def test_light_clothing_without_a_background_is_put_on_black():
+    picture = Image.new("RGBA", (120, 80), (0, 0, 0, 0))
+    picture.paste((255, 255, 255, 255), (20, 30, 100, 60))
+    converted = convert(picture)
+    assert converted.note == "transparent: put on black; dark background: kept"
+    assert middle(converted.image)[0] > 180
+
+
 def test_transparent_pictures_are_put_on_white():
     picture = shoe().convert("RGBA")
     alpha = Image.new("L", picture.size, 0)

@@ -83,13 +83,22 @@ def test_folders_files_and_patterns(here, tmp_path):
     assert find_pictures(str(tmp_path / "**" / "*.*")) == sorted([*names, str(tmp_path / "b/notes.txt")])
 
 
+def test_patterns_do_not_go_in_circles(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").touch()
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    assert find_pictures(str(tmp_path / "**" / "*.png")) == [str(tmp_path / "sub" / "a.png")]
+
+
 def test_unreadable_files_cost_a_row_and_nothing_else(here, cli, tmp_path):
     shutil.copy("png/0000.png", tmp_path / "good, really.png")
     (tmp_path / "bad.png").write_bytes(b"nonsense")
     os.mkfifo(tmp_path / "endless.png")
     Path(os.fsdecode(bytes(tmp_path) + b"/\xff.png")).write_bytes(Path("png/0001.png").read_bytes())
-    code, _, err = cli("predict", "--images", tmp_path, "--output", "out.jsonl")
+    code, out, err = cli("predict", "--images", tmp_path, "--output", "out.jsonl")
     assert (code, err) == (0, "")
+    assert "written: out.jsonl (2 predictions)" in out
+    assert "notice: 2 of 4 files could not be read: the column 'error' says why" in out
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [Path(row["path"]).name for row in rows] == ["bad.png", "endless.png", "good, really.png", r"\xff.png"]
     assert [row["error"] for row in rows] == ["is not a picture that can be read", "is not a file", None, None]
@@ -136,6 +145,10 @@ def test_what_the_network_saw_can_be_kept(here, cli, tmp_path):
         (["--images", "png", "--output", "png"], "must end in .csv or .jsonl"),
         (["--images", "png", "--index", 3], "leave out --output and --images"),
         (["--save_converted", "seen"], "--save_converted needs --images"),
+        (["--images", " "], "--images is empty"),
+        (["--images", "test.csv", "--output", "test.csv", "--overwrite"], "this is one of the pictures"),
+        (["--images", "png", "--save_converted", "photos"], "this exists; give a new or an empty folder"),
+        (["--images", "png", "--save_converted", "png/seen"], "inside the folder of the pictures"),
     ],
 )
 def test_mistakes_cost_one_line(here, cli, words, message):

@@ -1,3 +1,4 @@
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -90,6 +91,7 @@ def test_a_batch_gives_a_list(predictor, images):
         (None, "a NoneType is not a picture"),
         ([np.zeros((28, 28), np.uint8), None], "a NoneType is not a picture"),
         ("missing.jpg", "missing.jpg does not exist"),
+        ([np.zeros((2, 1, 28, 28), np.uint8)], "a list holds single pictures"),
     ],
 )
 def test_what_is_no_picture_is_a_value_error(predictor, picture, message):
@@ -97,10 +99,22 @@ def test_what_is_no_picture_is_a_value_error(predictor, picture, message):
         predictor.classify(picture)
 
 
-def test_threads_may_share_one(predictor, images):
+def test_arrays_of_any_layout_are_taken(predictor, images):
+    image = images[0, 0]
+    expected = predictor.classify(image)
+    assert predictor.classify(image[::-1][::-1]) == expected
+    assert predictor.classify(np.asfortranarray(image)) == expected
+    assert predictor.classify((image / 255).astype(">f8")) == expected
+
+
+def test_threads_may_share_one(predictor, images, tmp_path):
     expected = [predictor.classify(image) for image in images]
+    Image.fromarray(images[0, 0]).save(tmp_path / "shoe.png")
+    before = list(warnings.filters)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(predictor.classify, images)) == expected
+        list(pool.map(predictor.classify, [tmp_path / "shoe.png"] * 200))
+    assert warnings.filters == before
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(path, tmp_path):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,23 @@ def test_says_what_to_do_when_there_is_none(tmp_path):
     make(tmp_path, 3, "best")
     with pytest.raises(UserError, match=r"nope: there is no such file; the newest run's is .*version_3"):
         runs.find_checkpoint("nope", tmp_path)
+
+
+def test_a_run_can_be_named_by_its_folder(tmp_path):
+    folder = make(tmp_path, 0, "best", "last")
+    assert runs.find_checkpoint(str(folder.parent), tmp_path) == folder / "best.ckpt"
+    assert runs.find_checkpoint(str(folder.parent), tmp_path, to_continue=True) == folder / "last.ckpt"
+    stopped = make(tmp_path, 1)
+    assert runs.find_checkpoint(str(stopped.parent), tmp_path, to_continue=True) == stopped / "last.ckpt"
+    with pytest.raises(UserError, match="there is no such file"):
+        runs.find_checkpoint(str(stopped.parent), tmp_path)
+
+
+def test_one_process_at_a_time_has_a_run(tmp_path):
+    first = runs.lock(tmp_path)
+    assert runs.lock(tmp_path) is None
+    os.close(first)
+    os.close(runs.lock(tmp_path))
 
 
 def test_knows_the_run_of_a_checkpoint(tmp_path):
