@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
-from fmnist import FashionMNISTDataModule, ImageClassifier, UserError
-from fmnist.classifier import describe_optimizer, learning_rate_factor
+from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
+from fmnist.classifier import balance, describe_optimizer, learning_rate_factor
 
 
 @pytest.fixture
@@ -59,6 +59,32 @@ def test_checkpoint_of_a_model_made_in_python_holds_plain_values(fit, optimizer)
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     assert loaded.temperature != 1
+
+
+def test_balanced_weights_make_all_classes_count_the_same():
+    labels = torch.tensor([0] * 90 + [2] * 10)
+    weights = balance(labels, 4)
+    assert weights.tolist() == pytest.approx([100 / 180, 0, 100 / 20, 0])
+    assert weights[labels].sum().item() == pytest.approx(100)
+
+
+def test_rare_classes_are_found_with_balanced_weights(fit):
+    """One class is twenty times as rare as the others, and hard to tell."""
+
+    class Rare(FashionMNIST):
+        def load(self, train):
+            images, labels = super().load(train)
+            keep = (labels != 6) | (torch.arange(len(labels)) % (20 if train else 1) == 0)
+            return images[keep], labels[keep]
+
+    def recall(**options):
+        seed_everything(0, verbose=False)
+        model = ImageClassifier(hidden_dims=[8], optimizer=partial(torch.optim.SGD, lr=0.01), **options)
+        fit(model, FashionMNISTDataModule(Rare(), val_size=50), max_epochs=4)
+        images, labels = Rare().load(train=False)
+        return (model.eval()(images).argmax(1)[labels == 6] == 6).float().mean()
+
+    assert recall(class_weights="balanced") > recall() + 0.1
 
 
 def test_optimizer_is_written_down_with_its_settings():

@@ -2,11 +2,22 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
 from tests.conftest import ROOT, spawn
 
+TEMPERATURES = """
+import sys
+from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier
+from fmnist.calibration import fit_temperature
+model = ImageClassifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt").eval()
+data = FashionMNISTDataModule(FashionMNIST(sys.argv[1]))
+data.setup("validate")
+print(model.temperature.item(), fit_temperature(model(data.val_set.images).detach(), data.val_set.labels))
+"""
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
 
 
@@ -21,13 +32,16 @@ def trained(workplace, real_root):
     return workplace
 
 
-def test_two_processes_make_one_run_and_count_every_sample_once(trained):
+def test_two_processes_make_one_run_and_count_every_sample_once(trained, real_root):
     assert [path.name for path in (trained / "lightning_logs").iterdir()] == ["version_0"]
     run = trained / "lightning_logs" / "version_0"
     with (run / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["step"] == "430"  # 55,000 images in global batches of 128
     assert float(row["val/acc"]) > 0.8
+    done = subprocess.run([sys.executable, "-c", TEMPERATURES, real_root], cwd=trained, capture_output=True, text=True)
+    two, one = map(float, done.stdout.split())
+    assert two == pytest.approx(one, rel=1e-5), "two processes fit the temperature that one fits"
     results = []
     for devices in ((), TWO):
         done = spawn("test", *devices, cwd=trained)

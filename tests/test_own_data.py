@@ -185,6 +185,19 @@ def test_a_hundred_classes_and_one_with_a_single_picture(tmp_path):
     assert torch.bincount(data.test_set.labels, minlength=100).max() <= 2
 
 
+@pytest.mark.network
+def test_a_class_without_pictures_does_no_harm(own, workplace, cli):
+    rows = [line for line in (own / "train.csv").read_text().splitlines() if line[-1] in "01"]
+    (workplace / "labels.csv").write_text("\n".join(rows))
+    files = ("--data.source.annotations_file=labels.csv", f"--data.source.img_dir={own / 'images'}")
+    words = ("--data.source=CSV", *files, '--data.source.label_names=["a", "b", "c"]', "--data.val_size=0.1")
+    code, _, err = cli("fit", *words, "--trainer.max_epochs=1", "--model.class_weights=balanced")
+    assert (code, err) == (0, "")
+    code, out, err = cli("test")
+    assert (code, err) == (0, "")
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith("c ")] == ["0"]
+
+
 def test_classes_can_be_merged_and_renamed(small_data, tmp_path):
     both = {"T-shirt/top": "Top", "Shirt": "Top", "Ankle boot": "Boot"}
     data = FashionMNISTDataModule(val_size=100, class_map=both)
