@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fmnist.errors import check
+
 PARTS = ".*.part"  # pattern of the temporary files, which a killed process leaves behind
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Raises a ``UserError``, before any work is done, if ``--output`` names a folder or a file that must stay."""
+    check(not path.is_dir(), f"--output {path}: this is a folder")
+    check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
 
 
 @contextmanager

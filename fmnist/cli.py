@@ -46,7 +46,7 @@ from fmnist.pictures import classify_files, find_pictures
 from fmnist.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.predictor import Predictor
 from fmnist.prepare import prepare
-from fmnist.report import class_table, headline, measure, origin, results_folder, write_metrics, write_report
+from fmnist.report import class_table, headline, measure, origin, write_metrics, write_report
 
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
@@ -265,7 +265,8 @@ class _CLI(LightningCLI):
                 self._write_results(metrics, logits)
 
     def _write_results(self, metrics: dict[str, Any], logits: torch.Tensor) -> None:
-        folder = results_folder(self.checkpoint_path, self.model.tta)
+        folder = runs.results_folder(self.checkpoint_path, self.model.tta)
+        folder.mkdir(exist_ok=True)
         (folder / "report.html").unlink(missing_ok=True)  # that of another test
         write_metrics(metrics, folder / "metrics.json")
         _say(f"written: {folder / 'metrics.json'}")

@@ -85,7 +85,7 @@ def _read(path: Path) -> tuple[Row, Row]:
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
         row |= _read_test(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        reason = f"{error.strerror}: {Path(error.filename).name}" if isinstance(error, OSError) else str(error)
+        reason = f"{error.strerror}: {Path(error.filename or path).name}" if isinstance(error, OSError) else str(error)
         row["status"] = f"broken: {' '.join(reason.split())[:60]}"
         return row, {}
     return row, flat

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist import __version__, runs
-from fmnist.atomic import atomic_path
+from fmnist.atomic import atomic_path, check_target
 from fmnist.errors import UserError, check
 from fmnist.predictor import Predictor, load
 
@@ -37,8 +37,7 @@ def export(output: str, ckpt_path: str | None = None, overwrite: bool = False, d
     check(not missing, f"export needs {', '.join(missing)}: pip install 'fmnist[export]'")
     path = Path(output)
     check(path.suffix == ".onnx", f"--output {path}: the name must end in .onnx")
-    check(not path.is_dir(), f"--output {path}: this is a folder")
-    check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
+    check_target(path, overwrite)
     checkpoint = runs.find_checkpoint(ckpt_path, Path(default_root_dir))
     predictor = load(checkpoint)
     print(f"export: {checkpoint}")
@@ -96,7 +95,7 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
 def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
     metrics: dict[str, Any] = {}
     digest = runs.digest_file(checkpoint)
-    results = (runs.run_folder(checkpoint) or checkpoint.parent) / "test" / "metrics.json"
+    results = runs.results_folder(checkpoint) / "metrics.json"
     if results.is_file():
         found = json.loads(results.read_text(encoding="utf-8"))
         if found.get("digests", {}).get("checkpoint") == digest:  # the test may have been of another checkpoint

@@ -138,7 +138,7 @@ def _check_size(picture: Image.Image) -> None:
 
 
 def _to_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
-    """Returns at most 1024 pixels a side, in RGB, with transparency composed onto white."""
+    """Returns at most 1024 pixels a side, in RGB, transparency composed onto white, or black if white hides all."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         picture = _to_8_bits(picture, notes)
     transparent = picture.has_transparency_data

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fmnist.atomic import atomic_path
+from fmnist.atomic import atomic_path, check_target
 from fmnist.errors import check
 
 Row = dict[str, Any]
@@ -25,8 +25,7 @@ def check_output(path: Path, overwrite: bool) -> None:
         return
     known = path.suffix in (".csv", ".jsonl")
     check(known, f"--output {path}: the name must end in .csv or .jsonl, or be - for standard output")
-    check(not path.is_dir(), f"--output {path}: this is a folder")
-    check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
+    check_target(path, overwrite)
 
 
 def describe(probabilities: Tensor, class_names: list[str]) -> Iterator[Row]:

@@ -100,13 +100,6 @@ def class_table(metrics: Metrics) -> list[str]:
     ]
 
 
-def results_folder(checkpoint: Path, tta: str) -> Path:
-    """Returns the folder for a test's results: in the checkpoint's run, or beside a checkpoint without one."""
-    folder = (run_folder(checkpoint) or checkpoint.parent) / ("test" if tta == "none" else f"test_{tta}")
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 def write_metrics(metrics: Metrics, path: Path) -> None:
     """Writes the figures as JSON."""
     with atomic_path(path) as part:

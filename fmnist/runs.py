@@ -83,6 +83,11 @@ def run_folder(checkpoint: Path) -> Path | None:
     return checkpoint.parent.parent if inside else None
 
 
+def results_folder(checkpoint: Path, tta: str = "none") -> Path:
+    """Returns the folder for a test's results: in the checkpoint's run, or beside a checkpoint without one."""
+    return (run_folder(checkpoint) or checkpoint.parent) / ("test" if tta == "none" else f"test_{tta}")
+
+
 def find_requeued(root: Path, config: str) -> Path | None:
     """Finds the run that a SLURM job had begun before it was put into the queue again.
 

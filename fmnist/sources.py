@@ -98,8 +98,9 @@ class _Pictures(Source):
         return sort_names({*self._train[1]})
 
     def prepare(self) -> None:
-        """Decodes the training part into the cache."""
-        self.load(train=True)
+        """Decodes the training part into the cache, if it goes there."""
+        if self.transform is None:
+            self.load(train=True)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Reads the training part or the test part; see ``Source.load``."""
@@ -272,7 +273,9 @@ class Parquet(_Pictures):
             check(bool(files), f"data.source: there is no file {path}")
         pictures, names = [], []
         for file in files:
-            some, labels, self.label_names = _read_parquet(file)
+            some, labels, known = _read_parquet(file)
+            if train:
+                self.label_names = known
             pictures += some
             names += labels
         return pictures, names

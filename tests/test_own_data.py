@@ -223,6 +223,19 @@ def test_transforms_are_applied(own, tmp_path):
     assert torch.equal(merged == 1, (labels == 5) | (labels == 7) | (labels == 9))
 
 
+def test_names_of_the_classes_are_those_of_the_training_part(tmp_path):
+    blank = {"bytes": png(np.zeros((28, 28), np.uint8)), "path": None}
+    names = {"huggingface": NAMES["huggingface"].replace('["a", "b"]', '["b", "a"]')}  # not sorted
+    for part, metadata in (("train", names), ("test", None)):
+        labels = [0, 1] if part == "train" else ["b", "a"]
+        parquet(tmp_path, {"image": [blank] * 2, "label": labels}, metadata)
+        (tmp_path / "data.parquet").rename(tmp_path / f"{part}.parquet")
+    source = Parquet(str(tmp_path))
+    source.load(train=True)
+    assert source.load(train=False)[1].tolist() == [0, 1]
+    assert source.class_names == ["b", "a"]
+
+
 def test_torchvisions_data_sets_by_name(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
