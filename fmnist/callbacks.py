@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
@@ -98,11 +100,12 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(self, filename: str, monitor: str | None = None) -> None:
         options: dict[str, Any] = {"mode": "max", "enable_version_counter": False, "save_on_train_epoch_end": True}
         super().__init__(filename=filename, monitor=monitor, **options)
+        self.key = self._generate_state_key(filename=filename)
 
     @property
     def state_key(self) -> str:
         """Name of this callback's record in a checkpoint."""
-        return self._generate_state_key(filename=self.filename)
+        return self.key
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Does nothing: the run folder is given by ``move_to``."""
@@ -187,6 +190,16 @@ class EpochBar(TQDMProgressBar):
         """Shows which epoch begins."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's default profiler, without a generator for each of the hundred hooks of a step."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
+        """Measures nothing."""
+        return self.nothing
 
 
 class _TensorBoard(TensorBoardLogger):

@@ -29,6 +29,7 @@ from fmnist.callbacks import (
     SHARED_KEYS,
     EpochBar,
     Interrupt,
+    NoProfiler,
     RunCheckpoint,
     RunFolder,
     dump_settings,
@@ -179,6 +180,7 @@ class _CLI(LightningCLI):
             }
         if self.verb != "fit" or tensorboard:
             kwargs["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
+        kwargs["profiler"] = config.profiler or NoProfiler()
         plugins = _as_list(config.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
@@ -211,6 +213,9 @@ class _CLI(LightningCLI):
         try:
             self.trainer.fit(model, **kwargs)
         except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"torch.compile failed, so train with --model.compile false: {reason}") from error
             if "Early stopping conditioned on metric" not in str(error):
                 raise
             raise UserError(str(error)) from error
@@ -420,6 +425,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # torch.compile: that there is no CUDA
     for message in (
         ".*does not have many workers.*",  # images in memory need none
         ".*smaller than the logging interval.*",  # metrics are logged once an epoch

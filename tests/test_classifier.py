@@ -5,8 +5,9 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
-from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
+from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
 from fmnist.classifier import balance, describe_optimizer, learning_rate_factor
+from fmnist.sampler import EpochSampler
 
 
 @pytest.fixture
@@ -168,3 +169,43 @@ def test_classes_must_be_known(workplace):
     trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
     with pytest.raises(UserError, match="the classes are unknown"):
         trainer.fit(ImageClassifier(), loader, loader)
+
+
+def test_an_epoch_gives_the_weights_of_a_plain_loop_bit_for_bit(fit):
+    options = {"momentum": 0.9, "nesterov": True}
+    seed_everything(3, verbose=False)
+    model = ImageClassifier(hidden_dims=[64, 32], optimizer=partial(torch.optim.SGD, lr=0.1, **options))
+    data = FashionMNISTDataModule(val_size=100, batch_size=64)
+    trainer = fit(model, data)
+    seed_everything(3, verbose=False)
+    plain = MLP(hidden_dims=[64, 32])
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, **options)
+    order = torch.tensor(list(EpochSampler(500, shuffle=True, seed=3)))
+    for rows in order.split(64):
+        loss = torch.nn.functional.cross_entropy(plain(data.train_set.images[rows]), data.train_set.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert trainer.global_step == 8
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], tensor), name
+
+
+def test_compiled_training_keeps_the_names_of_the_weights(fit):
+    models = []
+    for compiled in (False, True):
+        seed_everything(0, verbose=False)
+        models.append(ImageClassifier(hidden_dims=[16], compile=compiled))
+        fit(models[-1], FashionMNISTDataModule(val_size=100, batch_size=250))
+    plain, compiled = (model.state_dict() for model in models)
+    assert models[1].network._compiled_call_impl is not None
+    assert plain.keys() == compiled.keys()
+    for name, tensor in plain.items():
+        assert torch.allclose(tensor, compiled[name], atol=1e-5), name
+
+
+def test_half_precision_trains_as_well(fit):
+    model = ImageClassifier(hidden_dims=[32])
+    trainer = fit(model, precision="bf16-mixed", max_epochs=3)
+    assert trainer.callback_metrics["val/acc"] > 0.9
+    assert model.network[1].weight.dtype == torch.float32

@@ -1,7 +1,7 @@
 import csv
 
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from fmnist import FashionMNISTDataModule, History, ImageClassifier
@@ -9,10 +9,10 @@ from fmnist import FashionMNISTDataModule, History, ImageClassifier
 
 @pytest.fixture
 def fit(workplace):
-    def fit(history, val_size=100, ckpt_path=None, **options):
+    def fit(history, val_size=100, ckpt_path=None, others=(), **options):
         options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, **options}
         options["enable_checkpointing"] = False
-        trainer = Trainer(accelerator="cpu", callbacks=[history], num_sanity_val_steps=2, **options)
+        trainer = Trainer(accelerator="cpu", callbacks=[history, *others], num_sanity_val_steps=2, **options)
         trainer.fit(ImageClassifier(hidden_dims=[8]), FashionMNISTDataModule(val_size=val_size), ckpt_path=ckpt_path)
         return trainer
 
@@ -40,6 +40,27 @@ def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert "val/acc 0." in lines[0]
+
+
+def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fmnist.history.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch())
+    fit(History("out"), max_epochs=3)
+    assert drawn == [1, 3]
+
+
+def test_a_stopped_training_is_drawn(fit, workplace, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("fmnist.history.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch())
+
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fit(History("out"), max_epochs=3, others=[Stop()])
+    assert drawn == [1, 2]
 
 
 def test_goes_to_the_log_folder_by_default(fit, workplace):
