@@ -66,8 +66,26 @@ def test_own_data_reads_twice(run):
     assert second.startswith("300 PNG files from the cache: ")
 
 
-def test_throughput_compares_both_loops(run, workplace):
-    out = run("throughput.py", "--batch_sizes=4096", "--repeats=1", "--json=rows.json")
-    (row,) = json.loads((workplace / "rows.json").read_text())
-    assert row["ratio"] == pytest.approx(row["fit"] / row["plain"])
-    assert f"{row['ratio']:.3f}" in out
+def test_throughput_prints_every_row(run, workplace):
+    words = ("--batch_sizes=4096", "--options_at=4096", "--repeats=1", "--batches=2", "--json=rows.json")
+    out = run("throughput.py", *words)
+    rows = json.loads((workplace / "rows.json").read_text())
+    names = [row["row"] for row in rows]
+    assert names[:5] == ["floor", "ours", "barebones", "tutorial", "plain Lightning"]
+    assert names[-5:] == ["ours", "flip and shift 2", "bf16-mixed", "torch.compile", "epoch's end"]
+    assert rows[1]["ratio"]["floor"] == pytest.approx(rows[1]["seconds"] / rows[0]["seconds"])
+    assert all(name in out for name in names[:-1])
+    assert f"{rows[-1]['share']:.1%} of an epoch" in out
+
+
+def test_time_to_accuracy_trains_rows_and_times_starts(run, workplace):
+    rows = ("--rows", "ours", "PyTorch tutorial, usual", "scikit-learn, usual")
+    out = run("time_to_accuracy.py", "--seeds=1", "--epochs=1", "--starts=1", "--json=times.json", *rows)
+    found = json.loads((workplace / "times.json").read_text())
+    assert [*found["runs"]] == list(rows[1:])
+    for name, runs in found["runs"].items():
+        assert 0.75 < runs["accuracy"][0] < 0.9, name
+        assert 1 < runs["seconds"][0] < 200, name
+        assert f"{name:32}     1{runs['seconds'][0]:10.1f}" in out
+    assert found["start"]["--version"] < found["start"]["fit, up to the first step"]
+    assert "peak memory of fit beyond the imports: " in out
