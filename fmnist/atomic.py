@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Where files are, and files that are either complete or not there."""
 
 import os
 import uuid
@@ -9,6 +9,11 @@ from pathlib import Path
 from fmnist.errors import check
 
 PARTS = ".*.part"  # pattern of the temporary files, which a killed process leaves behind
+
+
+def expand(path: str | Path) -> Path:
+    """Returns a path with ``~`` as the home folder; that of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's would raise
 
 
 def check_target(path: Path, overwrite: bool) -> None:

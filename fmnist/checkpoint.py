@@ -2,19 +2,21 @@
 
 import io
 import re
+import zipfile
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmnist.atomic import atomic_path
 from fmnist.errors import UserError, check
-from fmnist.runs import run_folder
+from fmnist.runs import read_settings, run_folder
 
 Checkpoint = dict[str, Any]
+MAX_ENTRIES = 10_000  # of an archive; a checkpoint has one for each tensor
 # Packages whose classes each part of a configuration may name without being asked
 TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ("fmnist.",)}
 # Settings whose value is a class, and settings of text that only looks like the path of one
@@ -56,20 +58,47 @@ def read_checkpoint(path: Path, asked: Collection[str] = ()) -> Checkpoint:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
     """
     try:
+        _check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        known = "hidden_dims" in checkpoint["hyper_parameters"] and checkpoint["epoch"] >= 0
-    except OSError:
+        settings = {**checkpoint["hyper_parameters"]}
+        known = "hidden_dims" in settings and checkpoint["epoch"] >= 0
+        if known:
+            _check_weights({**checkpoint["state_dict"]}, settings)
+    except (OSError, UserError):
         raise
     except Exception as error:  # anything at all can be wrong with a foreign file
         reason = (str(error).splitlines() or [""])[0][:120]
         raise UserError(
             f"{path} is not a checkpoint of fmnist ({type(error).__name__}: {reason}): give another --ckpt_path"
         ) from error
-    if not known or "state_dict" not in checkpoint:
+    if not known:
         raise UserError(f"{path} is the checkpoint of another project: give another --ckpt_path")
-    settings = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+    settings = {name: value for name, value in settings.items() if not name.startswith("_")}
     _refuse_foreign_classes("model", settings, path, asked)
     return dict(checkpoint)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses a file that would become much larger in memory; torch never compresses."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = [entry.file_size for entry in archive.infolist()]
+    if sum(sizes) > path.stat().st_size or len(sizes) > MAX_ENTRIES:
+        raise ValueError("it is compressed")
+
+
+def _check_weights(weights: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuses weights that are not those of the network, before one of the size they claim is built."""
+    tensors = [tensor for name, tensor in weights.items() if name.startswith("network.") and tensor.ndim == 2]
+    widths = [28 * 28, *settings["hidden_dims"], len(settings["class_names"])]
+    if [tensor.shape for tensor in tensors] != [(out, into) for into, out in pairwise(widths)]:
+        raise ValueError("its weights do not fit the network it describes")
+    if not all(isinstance(name, str) for name in settings["class_names"]) or not weights["temperature"] > 0:
+        raise ValueError("its classes or its temperature make no sense")
+    for tensor in weights.values():
+        if tensor.is_complex() or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError("it has weights that are larger than they are stored")
+        if not tensor.isfinite().all():
+            raise ValueError("it has weights that are not finite")
 
 
 def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection[str] = ()) -> dict[str, Any]:
@@ -91,11 +120,11 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection
         return {}
     path = folder / "config.yaml"
     try:
-        saved = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        saved = read_settings(path)
         settings = {key: saved[key] for key in keys if key in saved}
         for key in TRUSTED.keys() & settings.keys():
             _refuse_foreign_classes(key, dict(settings[key]), path, asked)
-    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error
     return settings
 

@@ -9,14 +9,12 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -68,6 +66,11 @@ def run(verb: str, description: str, argv: list[str]) -> None:
             _CLI(verb, argv, options)
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        hint = "; continue with: python -m fmnist fit --ckpt_path last" if verb == "fit" else ""
+        raise UserError(f"another process of this command has ended: see what it said{hint}") from error
 
 
 class _CLI(LightningCLI):
@@ -271,6 +274,7 @@ class _CLI(LightningCLI):
 
     def _write_results(self, metrics: dict[str, Any], logits: torch.Tensor) -> None:
         folder = runs.results_folder(self.checkpoint_path, self.model.tta)
+        runs.check_no_links(folder.parent, folder.name)
         folder.mkdir(exist_ok=True)
         (folder / "report.html").unlink(missing_ok=True)  # that of another test
         write_metrics(metrics, folder / "metrics.json")
@@ -386,11 +390,17 @@ def _scan(words: list[str]) -> argparse.Namespace:
         raise UserError(str(error)) from error
     typed.named = {*words}  # the classes that the user names, and therefore trusts
     for config in typed.config:
-        with suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):  # the real parser complains
-            settings = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-            typed.named |= {*class_names(settings)}
-            check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
-            typed.default_root_dir = typed.default_root_dir or settings.get("trainer", {}).get("default_root_dir")
+        try:
+            settings = runs.read_settings(Path(config))
+        except OSError:
+            continue  # the real parser complains
+        except ValueError as error:
+            raise UserError(f"{config} is not a configuration: {str(error)[:200]}") from error
+        typed.named |= {*class_names(settings)}
+        check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
+        trainer = settings.get("trainer")
+        if isinstance(trainer, dict):
+            typed.default_root_dir = typed.default_root_dir or trainer.get("default_root_dir")
     return typed
 
 
@@ -446,6 +456,7 @@ def _export(argv: list[str], options: dict[str, str]) -> None:
 
 
 def _prepare(argv: list[str], options: dict[str, str]) -> None:
+    _scan(argv)
     parser = Parser(**options, epilog=EPILOG["prepare"])
     parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
     parser.add_class_arguments(FashionMNISTDataModule, "data")

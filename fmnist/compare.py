@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from fmnist.errors import UserError, check
-from fmnist.runs import LOGS, digest_file, lock, read_history
+from fmnist.runs import LOGS, digest_file, lock, read_history, read_settings, read_text
 
 FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
@@ -33,7 +31,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     check(options.folder.is_dir(), f"{options.folder}: there is no such folder; name one that holds runs")
     rows = compare(options.folder)
     check(bool(rows), f"{options.folder} holds no runs: name a folder with version_N in it")
-    print(_write(rows, options.format))
+    print(_write(rows, options.format).encode(errors="backslashreplace").decode())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,7 +72,7 @@ def _read(path: Path) -> tuple[Row, Row]:
     """Returns the metrics and the settings of a run; whatever is wrong with it becomes its status."""
     row: Row = dict.fromkeys(METRICS)
     try:
-        flat = _flatten(yaml.load((path / "config.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
+        flat = _flatten(read_settings(path / "config.yaml"))
         history = read_history(path)
         row |= {"epochs": len(history), "seconds": _seconds(path)}
         planned = flat.get("trainer.max_epochs")
@@ -84,7 +82,7 @@ def _read(path: Path) -> tuple[Row, Row]:
         best = max(scored, key=lambda epoch: epoch["val/acc"], default={})
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
         row |= _read_test(path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"{error.strerror}: {Path(error.filename or path).name}" if isinstance(error, OSError) else str(error)
         row["status"] = f"broken: {' '.join(reason.split())[:60]}"
         return row, {}
@@ -104,7 +102,7 @@ def _read_test(path: Path) -> Row:
     results = path / "test" / "metrics.json"
     if not results.is_file():
         return {}
-    test = json.loads(results.read_text(encoding="utf-8"))
+    test = json.loads(read_text(results))
     found: Row = {"test/acc": float(test["accuracy"]), "test/ece": float(test["ece"])}
     best = path / "checkpoints" / "best.ckpt"
     return found if best.is_file() and test["digests"]["checkpoint"] == digest_file(best) else {}
@@ -112,8 +110,6 @@ def _read_test(path: Path) -> Row:
 
 def _flatten(node: Any, prefix: str = "") -> Row:
     """Turns ``{a: {b: 1}}`` into ``{"a.b": 1}``."""
-    if not prefix and not isinstance(node, dict):
-        raise ValueError("config.yaml holds no settings")
     if not isinstance(node, dict) or not node:
         return {prefix: node}
     flat: Row = {}
@@ -126,15 +122,15 @@ def _flatten(node: Any, prefix: str = "") -> Row:
 
 def _seconds(run: Path) -> float | None:
     """Adds up the time of all epochs; one that was repeated after a crash counts once."""
-    if not (run / "times.csv").is_file():
+    if not (run / "times.csv").exists():
         return None
-    with (run / "times.csv").open(encoding="utf-8", newline="") as file:
-        return sum({cells[0]: float(cells[1]) for cells in csv.reader(file) if len(cells) == 2}.values())
+    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines())
+    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
 
 
 def _write(rows: list[Row], style: str) -> str:
     if style == "json":
-        return json.dumps(rows, indent=2, ensure_ascii=False, default=str)
+        return json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True)
     if style == "csv":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([[*rows[0]], *(row.values() for row in rows)])
@@ -154,4 +150,5 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)  # nothing that commands a terminal
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

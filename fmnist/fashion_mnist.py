@@ -20,10 +20,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
+import torch
 import torchvision
+from torch import Tensor
 from tqdm import tqdm
 
-from fmnist.atomic import atomic_path
+from fmnist.atomic import atomic_path, expand
 from fmnist.errors import UserError
 
 SYSTEM_COPY = "/usr/share/datasets/fashion-mnist"
@@ -40,7 +42,7 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
 
     Missing files come from the first place that has them: ``root`` itself (gzip files put there
     by hand), the folder in ``FMNIST_DATA`` or the system's copy, the mirrors, the operating system's
-    package. Contents are checked against the published MD5 after every fetch, sizes always.
+    package. Contents are checked against the published MD5 whenever they are read, sizes always.
 
     Args:
         root: Folder that holds ``FashionMNIST/raw``, as in torchvision.
@@ -65,8 +67,9 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
 
     def __init__(self, root: str | Path, train: bool = True, download: bool = True, **kwargs: Any) -> None:
         self._network = download
+        self._damaged: set[str] = set()
         # torchvision calls download() only on request, but local copies are wanted in any case
-        super().__init__(Path(root).expanduser(), train=train, download=True, **kwargs)
+        super().__init__(expand(root), train=train, download=True, **kwargs)
 
     def _check_legacy_exist(self) -> bool:
         return False  # the unverified .pt files of torchvision before 0.9
@@ -74,8 +77,27 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
     def _check_exists(self) -> bool:
         return not self._missing()
 
+    def _load_data(self) -> tuple[Tensor, Tensor]:
+        prefix = "train" if self.train else "t10k"
+        labels = torch.frombuffer(self._raw(f"{prefix}-labels-idx1-ubyte"), dtype=torch.uint8, offset=8)
+        images = torch.frombuffer(self._raw(f"{prefix}-images-idx3-ubyte"), dtype=torch.uint8, offset=16)
+        return images.view(len(labels), 28, 28), labels.long()
+
+    def _raw(self, name: str) -> bytearray:
+        """Reads a file; one that has been damaged is fetched anew."""
+        path = Path(self.raw_folder) / name
+        content = bytearray(path.read_bytes())
+        if not self._is_published(name, content):
+            self._damaged.add(name)
+            self.download()
+            content = bytearray(path.read_bytes())
+        return content
+
+    def _is_published(self, name: str, content: bytes | bytearray) -> bool:
+        return hashlib.md5(content, usedforsecurity=False).hexdigest() == self.files[name][1]
+
     def _missing(self) -> dict[str, str]:
-        """Returns the files that are absent or have a wrong size, with the reason."""
+        """Returns the files that are absent, have a wrong size or were found damaged, with the reason."""
         reasons = {}
         for name, (size, _) in self.files.items():
             path = Path(self.raw_folder) / name
@@ -83,6 +105,8 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
                 reasons[name] = "missing"
             elif path.stat().st_size != size:
                 reasons[name] = f"{path.stat().st_size} bytes instead of {size}"
+            elif name in self._damaged:
+                reasons[name] = "damaged"
         return reasons
 
     def download(self) -> None:
@@ -98,6 +122,7 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
                 Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
                 with atomic_path(Path(self.raw_folder) / name) as part:
                     part.write_bytes(content)
+                self._damaged.discard(name)
             else:
                 return
         raise UserError(self._complaint(failures))
@@ -114,10 +139,10 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
             yield f"apt-get download {PACKAGE}", partial(_read_package, Path(folder))
 
     def _verified(self, name: str, content: bytes) -> bytes:
-        size, md5 = self.files[name]
+        size, _ = self.files[name]
         if content[:2] == b"\x1f\x8b":  # gzip; read at most one byte too many, so that a bomb does no harm
             content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(size + 1)
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        if not self._is_published(name, content):
             raise _WrongContentError(f"{name} is not the published file (its MD5 differs)")
         return content
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from fmnist.atomic import expand
 from fmnist.errors import UserError, check
 from fmnist.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
 from fmnist.predictions import Row, describe
@@ -29,7 +30,7 @@ def find_pictures(spec: str) -> list[str]:
         UserError: There are none.
     """
     check(bool(spec.strip()), "--images is empty: give a picture, a folder or a pattern")
-    path = Path(spec).expanduser()
+    path = expand(spec)
     if path.is_dir():
         found = find_in_folder(path)
         check(bool(found), f"--images {spec}: the folder holds no pictures ({', '.join(SUFFIXES)})")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fmnist.atomic import expand
 from fmnist.checkpoint import read_checkpoint
 from fmnist.classifier import ImageClassifier
 from fmnist.errors import UserError
@@ -44,7 +45,7 @@ def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> "Predict
         UserError: The file is not a checkpoint of fmnist.
         OSError: The file cannot be read.
     """
-    path = Path(checkpoint).expanduser()
+    path = expand(checkpoint)
     saved = read_checkpoint(path)
     settings = {k: v for k, v in saved["hyper_parameters"].items() if k != "optimizer" and not k.startswith("_")}
     try:
@@ -105,7 +106,7 @@ class Predictor:
 def _convert(picture: Any) -> Converted:
     if isinstance(picture, str | Path):
         try:
-            return read_picture(Path(picture).expanduser())
+            return read_picture(expand(picture))
         except ValueError as error:
             raise ValueError(f"{picture} {error}") from error
     if isinstance(picture, Image.Image):

@@ -3,16 +3,22 @@
 import csv
 import errno
 import hashlib
+import io
 import os
 import re
 import uuid
 from pathlib import Path
+from typing import Any
 
-from fmnist.atomic import atomic_path
-from fmnist.errors import UserError
+import yaml
+
+from fmnist.atomic import atomic_path, expand
+from fmnist.errors import UserError, check
 
 LOGS = "lightning_logs"
 JOB = "slurm_job_id"
+MAX_BYTES = 1_000_000  # of a configuration or a history: ours have a hundredth of that
+MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its values, their nesting, its numbers
 
 
 def claim(root: Path, config: str) -> Path:
@@ -60,7 +66,7 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
         UserError: There is no such checkpoint.
     """
     if spec not in (None, "best", "last"):
-        path = Path(spec).expanduser()
+        path = expand(spec)
         if (path / "config.yaml").is_file():  # a run
             path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
         if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):
@@ -128,23 +134,100 @@ def lock(run: Path) -> int | None:
     return handle
 
 
+def check_no_links(folder: Path, pattern: str = "*") -> None:
+    """Raises a ``UserError`` if a file or folder is a link: what is written through one lands elsewhere."""
+    for path in folder.glob(pattern):
+        check(not path.is_symlink(), f"{path} is a link: put what it points to into its place")
+
+
 def digest_file(path: Path) -> str:
     """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads a configuration in YAML that anybody may have written.
+
+    Raises:
+        OSError: The file is missing or cannot be read.
+        ValueError: It is no configuration, or is made to exhaust the machine.
+    """
+    text = read_text(path)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=loader):  # nesting is looked at before anything recursive sees it
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError("it is nested too deeply")
+        settings = yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split())) from error  # also what PyYAML's own mistakes end in
+    if not isinstance(settings, dict):
+        raise ValueError("it holds no settings")
+    _check_size(settings)
+    return settings
+
+
+def _check_size(settings: dict[str, Any]) -> None:
+    """Refuses aliases that multiply or go in circles, and numbers that nobody can print."""
+    waiting: list[Any] = [settings]
+    for _ in range(MAX_NODES):
+        if not waiting:
+            return
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting += [*node, *node.values()]
+        elif isinstance(node, list | tuple | set):
+            waiting += node
+        elif isinstance(node, int) and node.bit_length() > MAX_BITS:
+            raise ValueError("it has a number that is too long")
+    raise ValueError("it has too many settings")
+
+
+def read_text(path: Path) -> str:
+    """Reads a small text file.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        ValueError: It is not text, or is larger than 1 MB.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a file")  # reading a pipe might never end
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 1_000_000} MB")
+    return content.decode("utf-8")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Reads a small table in CSV; nothing if there is no such file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is not such a table.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path.name} has rows of different lengths")
+    return rows
+
+
 def read_history(run: Path) -> list[dict[str, float]]:
     """Reads the ``metrics.csv`` of a run: a row per epoch, without the cells that are empty.
 
     Raises:
+        OSError: The file cannot be read.
         ValueError: The file is not such a table.
     """
-    path = run / "metrics.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in csv.DictReader(file)]
+    return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in read_table(run / "metrics.csv")]
 
 
 def _versions(logs: Path) -> list[int]:

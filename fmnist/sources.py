@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fmnist import fashion_mnist
+from fmnist.atomic import expand
 from fmnist.decode import Conversion, Picture, decode
 from fmnist.errors import UserError, check
 from fmnist.photos import SUFFIXES, find_in_folder
@@ -139,7 +140,7 @@ class ImageFolder(_Pictures):
         self.folder = folder
 
     def _list(self, train: bool) -> Listing | None:
-        top = Path(self.folder).expanduser()
+        top = expand(self.folder)
         if (top / "train").is_dir():
             top = top / ("train" if train else "test")
             if not (train or top.is_dir()):
@@ -210,7 +211,7 @@ class CSV(_Pictures):
         table = self.annotations_file if train else self.test_annotations_file
         if table is None:
             return None
-        path, folder = Path(table).expanduser(), Path(self.img_dir).expanduser()
+        path, folder = expand(table), expand(self.img_dir)
         pictures, names = [], []
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
@@ -260,7 +261,7 @@ class Parquet(_Pictures):
         check(importlib.util.find_spec("pyarrow") is not None, "Parquet needs pyarrow: pip install 'fmnist[parquet]'")
 
     def _list(self, train: bool) -> Listing | None:
-        path = Path(self.path).expanduser()
+        path = expand(self.path)
         if path.is_dir():
             files = sorted(path.glob(f"{'train' if train else 'test'}*.parquet"))
             if not (files or train):
@@ -300,7 +301,7 @@ def _read_parquet(file: Path) -> tuple[list[Picture], list[str], list[str]]:
         about = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     except (pyarrow.ArrowException, ValueError) as error:
         raise UserError(f"data.source: {file} is not a Parquet file ({error})") from error
-    known: list[str] = about.get("info", {}).get("features", {}).get("label", {}).get("names", [])
+    known = _label_names(about)
     pictures, names = [], []
     for number, (image, label) in enumerate(zip(rows["image"], rows["label"], strict=True), 1):
         place = f"{file} row {number}:"
@@ -313,6 +314,13 @@ def _read_parquet(file: Path) -> tuple[list[Picture], list[str], list[str]]:
         pictures.append(Picture(place, str(file), content))
         names.append(str(label))
     return pictures, names, known
+
+
+def _label_names(about: Any) -> list[str]:
+    """Returns the names of the classes in the metadata of Hugging Face; none if they are not there."""
+    for key in ("info", "features", "label", "names"):
+        about = about.get(key) if isinstance(about, dict) else None
+    return about if isinstance(about, list) and all(isinstance(name, str) for name in about) else []
 
 
 class TorchVision(Source):
@@ -341,9 +349,13 @@ class TorchVision(Source):
         """Reads the training part or the test part; see ``Source.load``."""
         dataset = self._open(train)
         images, labels = dataset.data.unsqueeze(1), dataset.targets
+        if labels.ndim > 1:  # QMNIST says where each digit was found as well
+            labels = labels[:, 0]
         if self.name == "EMNIST":  # is stored with rows and columns exchanged
             images = images.transpose(2, 3).contiguous()
-        return images, labels if labels.ndim == 1 else labels[:, 0].long()
+        fits = images.shape == (len(labels), 1, 28, 28) and {*labels.tolist()} <= {*range(len(self.class_names))}
+        check(fits, f"data.source: the files of {self.name} in {self.folder} are damaged: delete them")
+        return images, labels.long()
 
     def _open(self, train: bool) -> Any:
         from torchvision import datasets
@@ -351,5 +363,6 @@ class TorchVision(Source):
         options: dict[str, Any] = {"split": "balanced"} if self.name == "EMNIST" else {}
         try:
             return getattr(datasets, self.name)(self.folder, train=train, download=True, **options)
-        except (RuntimeError, OSError) as error:
-            raise UserError(f"data.source: {self.name} cannot be had: {error}") from error
+        except Exception as error:  # torchvision trusts what the files say of themselves
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"data.source: {self.name} cannot be had: {reason}") from error

@@ -89,3 +89,12 @@ def test_time_to_accuracy_trains_rows_and_times_starts(run, workplace):
         assert f"{name:32}     1{runs['seconds'][0]:10.1f}" in out
     assert found["start"]["--version"] < found["start"]["fit, up to the first step"]
     assert "peak memory of fit beyond the imports: " in out
+
+
+def test_scale_compares_numbers_of_processes(run):
+    out = run(
+        "scale.py", "--processes", 1, 2, "--repeats=1", "--trainer.limit_train_batches=3", "--data.val_size=58000"
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert rows[0][4] == "1.00"

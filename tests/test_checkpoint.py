@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from fmnist import UserError
+from fmnist import ImageClassifier, UserError
 from fmnist.checkpoint import AtomicCheckpointIO, read_checkpoint, read_run_settings
 
 LAMBDA = "lightning.pytorch.callbacks.LambdaCallback"
@@ -15,10 +15,9 @@ class Evil:
         return (exec, ("open('executed', 'w').close()",))
 
 
-def write(path, **changes):
-    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
-    content = {"epoch": 1, "state_dict": {}, "hyper_parameters": {"hidden_dims": [8], "optimizer": optimizer}}
-    torch.save({**content, **changes}, path)
+def write(path, **settings):
+    model = ImageClassifier(hidden_dims=[8], class_names=["a", "b"])
+    torch.save({"epoch": 1, "state_dict": model.state_dict(), "hyper_parameters": {**model.hparams, **settings}}, path)
 
 
 def test_reads_a_good_one(tmp_path):
@@ -49,7 +48,7 @@ def test_refuses_anything_else_in_one_line_and_runs_nothing(tmp_path, monkeypatc
 
 def test_refuses_an_optimizer_of_an_unknown_package(tmp_path):
     path = tmp_path / "bad.ckpt"
-    write(path, hyper_parameters={"hidden_dims": [8], "optimizer": {"class_path": "evil.SGD"}})
+    write(path, optimizer={"class_path": "evil.SGD"})
     with pytest.raises(UserError, match=r"names evil\.SGD"):
         read_checkpoint(path)
 

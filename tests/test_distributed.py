@@ -1,11 +1,16 @@
-"""Two real processes on the CPU."""
+"""Several real processes on the CPU."""
 
 import csv
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 
 from tests.conftest import ROOT, spawn
 
@@ -56,14 +61,122 @@ def test_two_processes_make_one_run_and_count_every_sample_once(trained, real_ro
     assert one["temperature"] != 1
 
 
-def test_three_processes_predict_every_image_in_order(trained):
+def test_three_processes_count_every_image_in_order(trained):
     three = ("--trainer.accelerator=cpu", "--trainer.devices=3")
+    results = []
     for name, devices in (("one.csv", ()), ("three.csv", three)):
         done = spawn("predict", "--output", name, *devices, cwd=trained)
         assert (done.returncode, done.stderr) == (0, "")
+        done = spawn("test", "--report=false", *devices, cwd=trained)
+        assert (done.returncode, done.stderr) == (0, "")
+        metrics = json.loads((trained / "lightning_logs/version_0/test/metrics.json").read_text())
+        results.append({key: metrics[key] for key in metrics.keys() - {"device", "seconds", "created"}})
     one, three = ((trained / name).read_text().splitlines() for name in ("one.csv", "three.csv"))
     assert len(one) == len(three) == 10_001
-    assert [line.split(",")[:2] for line in one] == [line.split(",")[:2] for line in three]
+    assert one == three, "all digits of all probabilities"
+    assert results[0] == results[1], "all digits of all metrics"
+
+
+@pytest.fixture
+def weights(workplace, real_root):
+    """Trains on a thousand images. Returns the weights after so many epochs on so many processes."""
+
+    def weights(processes, *words):
+        root = f"{processes}_{len(words)}"
+        words = ("--data.source.root", real_root, "--data.val_size=59000", "--trainer.limit_val_batches=1", *words)
+        devices = ("--trainer.accelerator=cpu", f"--trainer.devices={processes}")
+        config = ("--config", ROOT / "configs" / "mlp.yaml", "--trainer.default_root_dir", root)
+        done = spawn("fit", *config, *words, *devices, cwd=workplace)
+        assert (done.returncode, done.stderr) == (0, "")
+        path = workplace / root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        state = torch.load(path, weights_only=True)["state_dict"]
+        return {name: tensor for name, tensor in state.items() if name.startswith("network")}
+
+    return weights
+
+
+def test_processes_train_as_one_does(weights):
+    words = ("--trainer.precision=64-true", "--trainer.max_epochs=2")
+    one = weights(1, *words)
+    assert one["network.1.weight"].dtype == torch.float64
+    for processes in (2, 4):
+        for name, tensor in weights(processes, *words).items():
+            assert (tensor - one[name]).abs().max() <= 1e-12 * one[name].abs().max(), (processes, name)
+
+
+def test_the_first_step_of_processes_is_that_of_one(weights):
+    words = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.enable_progress_bar=false")
+    one, two = (weights(processes, *words) for processes in (1, 2))
+    for name, tensor in two.items():
+        assert (tensor - one[name]).abs().max() <= 1e-6 * one[name].abs().max(), name
+
+
+def torchrun(rank, port):
+    """Returns the words before ``-m fmnist`` on a machine, and its environment."""
+    words = ("-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1")
+    return (*words, "--master_addr=127.0.0.1", f"--master_port={port}"), {}
+
+
+def slurm(rank, port):
+    """Returns what ``torchrun`` does, for the environment that SLURM's ``srun`` makes."""
+    names = {"NTASKS": 2, "NTASKS_PER_NODE": 1, "PROCID": rank, "LOCALID": 0, "NODEID": rank, "JOB_ID": 1234}
+    names |= {"NODELIST": "127.0.0.1", "JOB_NODELIST": "127.0.0.1", "JOB_NAME": "fmnist"}
+    return (), {"MASTER_PORT": str(port), **{f"SLURM_{name}": str(value) for name, value in names.items()}}
+
+
+@pytest.mark.parametrize("launcher", [torchrun, slurm])
+def test_two_nodes_make_one_run(workplace, real_root, launcher):
+    """Two machines are two processes here, each with a data folder and a current folder of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root=data", "--trainer.num_nodes=2")
+    words += ("--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.limit_train_batches=20")
+    nodes = []
+    for rank in (0, 1):
+        folder = workplace / f"node_{rank}"
+        folder.mkdir()
+        (folder / "data").symlink_to(real_root)
+        launch, variables = launcher(rank, port)
+        command = [sys.executable, *launch, "-m", "fmnist", "fit", *map(str, words)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        nodes.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
+    first, second = (node.communicate(timeout=200)[0] for node in nodes)
+    assert [node.returncode for node in nodes] == [0, 0], first + second
+    assert "fit on 2 x cpu" in first
+    assert first.count("epoch 2/2") == 1
+    assert "epoch" not in second
+    assert not (workplace / "node_1" / "lightning_logs").exists()
+    (run,) = (workplace / "node_0" / "lightning_logs").iterdir()
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_whole_training(workplace, real_root, victim):
+    words = ["--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, *TWO]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "fmnist", "fit", *map(str, words)]
+    with subprocess.Popen(command, cwd=workplace, env=environment, **pipes) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/"):
+                break
+        (child,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        start = time.monotonic()
+        os.kill((process.pid, int(child))[victim], signal.SIGKILL)
+        err = process.communicate(timeout=60)[1]
+    assert time.monotonic() - start < 30
+    assert process.returncode == (-signal.SIGKILL, 2)[victim]
+    assert "fmnist: error: another process of this command has ended" in err
+    assert "Traceback" not in err
+    while True:  # the other one is not our child, so it cannot be waited for
+        try:
+            os.kill(int(child), 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() - start < 30, "the other process is still there"
+        time.sleep(0.1)
 
 
 def test_batch_that_three_processes_cannot_share(workplace, real_root):

@@ -123,7 +123,7 @@ def test_download_false_stays_off_the_network(no_system_copy, root, monkeypatch)
         FashionMNIST(root, download=False)
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", b"x" * (16 + 600 * 784 + 1)])
+@pytest.mark.parametrize("damage", [b"", b"short", b"x" * (16 + 600 * 784 + 1), b"x" * (16 + 600 * 784)])
 def test_damaged_file_is_replaced(small_data, root, damage):
     raw = Path(FashionMNIST(root).raw_folder)
     good = (raw / IMAGES).read_bytes()
@@ -134,10 +134,12 @@ def test_damaged_file_is_replaced(small_data, root, damage):
 
 def test_damaged_file_is_named_when_nothing_can_replace_it(small_data, root, monkeypatch, tmp_path):
     raw = Path(FashionMNIST(root).raw_folder)
-    (raw / IMAGES).write_bytes(b"short")
     monkeypatch.setenv("FMNIST_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=f"{IMAGES} .5 bytes instead of 470416"):
-        FashionMNIST(root, download=False)
+    for content, reason in ((b"short", "5 bytes instead of 470416"), (b"x" * 470416, "damaged")):
+        (raw / IMAGES).write_bytes(content)
+        with pytest.raises(UserError, match=f"{IMAGES} .{reason}"):
+            FashionMNIST(root, download=False)
+        assert (raw / IMAGES).read_bytes() == content, "nothing is deleted"
 
 
 def test_complete_folder_is_not_written_to(small_data, root):
