@@ -13,7 +13,10 @@ PARTS = ".*.part"  # pattern of the temporary files, which a killed process leav
 
 def expand(path: str | Path) -> Path:
     """Returns a path with ``~`` as the home folder; that of a user who does not exist stays as it is."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's would raise
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError):
+        return Path(path)
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running anything in them."""
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Collection, Iterator
@@ -60,8 +61,8 @@ def read_checkpoint(path: Path, asked: Collection[str] = ()) -> Checkpoint:
     try:
         _check_archive(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings = {**checkpoint["hyper_parameters"]}
-        known = "hidden_dims" in settings and checkpoint["epoch"] >= 0
+        settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
+        known = "hidden_dims" in settings and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
             _check_weights({**checkpoint["state_dict"]}, settings)
     except (OSError, UserError):
@@ -92,13 +93,13 @@ def _check_weights(weights: dict[str, Any], settings: dict[str, Any]) -> None:
     widths = [28 * 28, *settings["hidden_dims"], len(settings["class_names"])]
     if [tensor.shape for tensor in tensors] != [(out, into) for into, out in pairwise(widths)]:
         raise ValueError("its weights do not fit the network it describes")
-    if not all(isinstance(name, str) for name in settings["class_names"]) or not weights["temperature"] > 0:
-        raise ValueError("its classes or its temperature make no sense")
     for tensor in weights.values():
         if tensor.is_complex() or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError("it has weights that are larger than they are stored")
         if not tensor.isfinite().all():
             raise ValueError("it has weights that are not finite")
+    if not all(isinstance(name, str) for name in settings["class_names"]) or not weights["temperature"] > 0:
+        raise ValueError("its classes or its temperature make no sense")
 
 
 def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection[str] = ()) -> dict[str, Any]:
