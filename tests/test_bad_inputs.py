@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from fmnist import ImageClassifier
+
 SMALL = ("--data.val_size=100", "--model.hidden_dims=[8]", "--trainer.max_epochs=1")
 BAD_FILES = {
     "broken.yaml": "model: [",
@@ -25,8 +27,8 @@ class Evil:
 
 
 def checkpoint(path, **changes):
-    hyper_parameters = {"hidden_dims": [8], "class_names": [str(n) for n in range(10)]}
-    content = {"epoch": 1, "global_step": 1, "state_dict": {}, "hyper_parameters": hyper_parameters}
+    model = ImageClassifier(hidden_dims=[8], class_names=[str(n) for n in range(10)])
+    content = {"epoch": 1, "global_step": 1, "state_dict": model.state_dict(), "hyper_parameters": {**model.hparams}}
     torch.save({**content, **changes}, path)
 
 
@@ -39,9 +41,12 @@ def place(workplace):
     (workplace / "folder.yaml").mkdir()
     checkpoint("evil.ckpt", epoch=Evil())
     checkpoint("other.ckpt", hyper_parameters={"lr": 0.1})
-    checkpoint("shapes.ckpt", epoch=0, optimizer_states=[])
+    checkpoint("shapes.ckpt", epoch=0, optimizer_states=[], state_dict={})
     checkpoint("weights.ckpt", epoch=0)
-    checkpoint("foreign.ckpt", hyper_parameters={"hidden_dims": [8], "optimizer": {"class_path": "os.system"}})
+    checkpoint("foreign.ckpt")
+    foreign = torch.load("foreign.ckpt", weights_only=True)
+    foreign["hyper_parameters"]["optimizer"] = {"class_path": "os.system"}
+    torch.save(foreign, "foreign.ckpt")
     checkpoint("cut.ckpt")
     cut = (workplace / "cut.ckpt").read_bytes()
     (workplace / "cut.ckpt").write_bytes(cut[: len(cut) // 2])
@@ -56,7 +61,7 @@ FIT = [
     ("--config typo.yaml", "there is no option 'model.hiden_dims': did you mean 'model.hidden_dims'?"),
     ("--config type.yaml", "data.batch_size"),
     ("--config list.yaml", "config"),
-    ("--config text.yaml", "just some text"),
+    ("--config text.yaml", "text.yaml is not a configuration: it holds no settings"),
     ("--config top.yaml", "there is no option 'modle"),
     ("--config source.yaml", "rot"),
     ("--config ckpt.yaml", "ckpt.yaml: ckpt_path belongs on the command line"),
@@ -107,7 +112,7 @@ CHECKPOINTS = [
     ("evil.ckpt", "is not a checkpoint of fmnist"),
     ("other.ckpt", "is the checkpoint of another project"),
     ("foreign.ckpt", "names os.system"),
-    ("shapes.ckpt", "the weights do not fit the network"),
+    ("shapes.ckpt", "its weights do not fit the network it describes"),
 ]
 OTHER = [
     ("tset", "there is no verb 'tset': did you mean 'test'?"),
