@@ -65,7 +65,7 @@ def read_checkpoint(path: Path, asked: Collection[str] = ()) -> Checkpoint:
         known = "hidden_dims" in settings and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
             _check_weights({**checkpoint["state_dict"]}, settings)
-    except (OSError, UserError):
+    except OSError:
         raise
     except Exception as error:  # anything at all can be wrong with a foreign file
         reason = (str(error).splitlines() or [""])[0][:120]

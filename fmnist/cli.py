@@ -399,8 +399,9 @@ def _scan(words: list[str]) -> argparse.Namespace:
         typed.named |= {*class_names(settings)}
         check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
         trainer = settings.get("trainer")
-        if isinstance(trainer, dict):
-            typed.default_root_dir = typed.default_root_dir or trainer.get("default_root_dir")
+        root = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
+        if isinstance(root, str):  # the real parser complains of anything else
+            typed.default_root_dir = typed.default_root_dir or root
     return typed
 
 

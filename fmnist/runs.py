@@ -202,13 +202,14 @@ def read_text(path: Path) -> str:
     return content.decode("utf-8")
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Reads a small table in CSV; nothing if there is no such file.
+def read_history(run: Path) -> list[dict[str, float]]:
+    """Reads the ``metrics.csv`` of a run: a row per epoch, without the cells that are empty.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not such a table.
+        ValueError: The file is not such a table.
     """
+    path = run / "metrics.csv"
     if not path.exists():
         return []
     try:
@@ -217,17 +218,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise ValueError(f"{path.name}: {error}") from error
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path.name} has rows of different lengths")
-    return rows
-
-
-def read_history(run: Path) -> list[dict[str, float]]:
-    """Reads the ``metrics.csv`` of a run: a row per epoch, without the cells that are empty.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not such a table.
-    """
-    return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in read_table(run / "metrics.csv")]
+    return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in rows]
 
 
 def _versions(logs: Path) -> list[int]:
