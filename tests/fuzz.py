@@ -609,6 +609,8 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default all)")
     parser.add_argument("--inputs", type=int, default=10_000, help="inputs for each (default 10,000)")
     args = parser.parse_args()
+    if unknown := {*args.targets} - {*TARGETS}:
+        parser.error(f"there is no target {', '.join(unknown)}: choose from {', '.join(TARGETS)}")
     warnings.simplefilter("ignore")  # remarks of libraries on odd files
     print("target        inputs   accepted   slowest   memory")
     for name in args.targets or TARGETS:
