@@ -40,7 +40,7 @@ class ImageClassifier(LightningModule):
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
         class_weights: ``balanced`` weighs the loss of each class by the inverse of its share of the
             training images, in training only.
-        compile: Train with ``torch.compile``, which takes up to a minute at the start; whether steps get
+        compile: Train with ``torch.compile``. It takes up to a minute at the start; whether steps get
             shorter depends on the machine. The weights keep their names, and only a training is compiled.
         class_names: Names of the classes; taken from the data if not given.
     """

@@ -29,6 +29,7 @@ HELP = {
     "trainer.precision": "Arithmetic: 32-true, bf16-mixed, 16-mixed or 64-true.",
     "trainer.logger": "Another logger than TensorBoard's, or false.",
     "trainer.callbacks": "Callbacks; --trainer.callbacks+=EarlyStopping adds one.",
+    "trainer.fast_dev_run": "Run this many batches and no more, to find mistakes early.",
     "trainer.default_root_dir": "Folder that holds lightning_logs.",
 }
 EPILOG = {
