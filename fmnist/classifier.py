@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from fmnist.augment import mixup
 from fmnist.calibration import fit_temperature
 from fmnist.errors import UserError, check
 from fmnist.metrics import LossAndAccuracy, Outputs, score
@@ -38,8 +39,10 @@ class ImageClassifier(LightningModule):
         lr_schedule: Course of the learning rate over all steps, after the warm-up.
         warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
-        class_weights: ``balanced`` weighs the loss of each class by the inverse of its share of the
-            training images, in training only.
+        mixup: Blend training images and their labels in pairs; 0.2 is usual, 0 for none. The shares are
+            drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
+        class_weights: ``balanced`` gives all classes the same weight together, in training only. The loss of
+            an image is divided by its class's share of the training images.
         compile: Train with ``torch.compile``. It takes up to a minute at the start; whether steps get
             shorter depends on the machine. The weights keep their names, and only a training is compiled.
         class_names: Names of the classes; taken from the data if not given.
@@ -59,6 +62,7 @@ class ImageClassifier(LightningModule):
         lr_schedule: Schedule = "constant",
         warmup_ratio: float = 0.0,
         label_smoothing: float = 0.0,
+        mixup: float = 0.0,
         class_weights: Literal["none", "balanced"] = "none",
         compile: bool = False,
         class_names: list[str] | None = None,
@@ -69,6 +73,7 @@ class ImageClassifier(LightningModule):
         check(math.isfinite(mean), f"model.mean is {mean}: it must be a number")
         check(0 < std < math.inf, f"model.std is {std}: it must be positive")
         check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
+        check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative")
         check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
         self.save_hyperparameters(logger=False)
         # Plain values only, so that every checkpoint loads with weights_only=True.
@@ -137,9 +142,12 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
         images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
+        smoothing, targets = self.hparams["label_smoothing"], labels
+        if self.hparams["mixup"]:
+            probabilities = F.one_hot(labels, len(self.hparams["class_names"])).to(self.temperature)
+            images, targets = mixup(images, probabilities, self.hparams["mixup"])
         logits = self(images)
-        smoothing = self.hparams["label_smoothing"]
-        loss = F.cross_entropy(logits, labels, self.loss_weights, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits, targets, self.loss_weights, label_smoothing=smoothing)
         self.train_metrics.note(logits, labels, loss)
         return loss
 

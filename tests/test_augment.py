@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from fmnist.augment import random_flip, random_shift
+from fmnist.augment import cutout, mixup, random_flip, random_shift
 
 
 def numbered(batch=400, size=5):
@@ -27,8 +28,24 @@ def test_shift_draws_every_offset_for_each_image_by_itself():
     assert min(counts) > 10
 
 
+def test_cutout_blanks_one_square_whose_centre_is_anywhere():
+    images = numbered()
+    result = cutout(images, 3)
+    blank = (result == 0)[:, 0]
+    assert torch.equal(result, images.masked_fill(blank[:, None], 0)), "nothing else changes"
+    rows, columns = blank.any(dim=2), blank.any(dim=1)
+    assert torch.equal(blank, rows[:, :, None] & columns[:, None, :]), "a rectangle"
+    assert ((rows.sum(dim=1) == 3).float().mean() - 3 / 5).abs() < 0.15  # 6 standard deviations
+    assert len({(tuple(r), tuple(c)) for r, c in zip(rows.tolist(), columns.tolist(), strict=True)}) == 25
+
+
 def test_shape_and_type_stay():
-    for result in (random_flip(numbered()), random_shift(numbered(), 2), random_shift(numbered(), 0)):
+    for result in (
+        random_flip(numbered()),
+        random_shift(numbered(), 2),
+        random_shift(numbered(), 0),
+        cutout(numbered(), 2),
+    ):
         assert result.shape == (400, 1, 5, 5)
         assert result.dtype == torch.uint8
     assert torch.equal(random_shift(numbered(), 0), numbered())
@@ -40,3 +57,38 @@ def test_same_seed_same_draw():
     first = random_shift(random_flip(images), 2)
     torch.manual_seed(3)
     assert torch.equal(random_shift(random_flip(images), 2), first)
+
+
+def blended(alpha):
+    """Pairs up 400 images of one value each; the targets are the same values. Returns both after ``mixup``."""
+    values = torch.arange(400.0) / 400
+    images = (values * 255)[:, None, None, None].expand(-1, 1, 5, 5)
+    return values, *mixup(images, torch.stack([values, 1 - values], dim=1), alpha)
+
+
+def test_mixup_blends_images_and_targets_alike():
+    _, images, targets = blended(1.0)
+    torch.testing.assert_close(images / 255, targets[:, :1, None, None].expand_as(images))
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(400))
+
+
+def test_mixup_leaves_the_larger_share_to_the_image():
+    torch.manual_seed(0)
+    one_hot = torch.eye(400)
+    _, targets = mixup(torch.zeros(400, 1, 5, 5, dtype=torch.uint8), one_hot, 1.0)
+    own = targets.diagonal()
+    assert own.min() >= 0.5
+    assert own.mean() == pytest.approx(0.75, abs=0.03)  # a share drawn from Beta(1, 1) is uniform
+    assert ((targets > 0).sum(dim=1) <= 2).all()
+
+
+def test_little_mixup_leaves_most_images_almost_alone():
+    values, _, targets = blended(0.05)
+    assert ((targets[:, 0] - values).abs() < 0.02).float().mean() > 0.7
+
+
+def test_mixup_rounds_bytes():
+    images = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 5, 5).repeat(100, 1, 1, 1)
+    result, targets = mixup(images, torch.eye(2).repeat(100, 1), 1.0)
+    assert result.dtype == torch.uint8
+    assert torch.equal(result[:, 0, 0, 0].float(), (255 * targets[:, 1]).round())

@@ -113,6 +113,16 @@ def test_label_smoothing_is_for_training_only(fit):
     assert plain["train/loss"] == pytest.approx(plain["val/loss"].item(), abs=0.1)
 
 
+@pytest.mark.parametrize("options", [{}, {"class_weights": "balanced"}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_mixup_learns_from_blends_and_is_for_training_only(fit, precision, options):
+    seed_everything(0, verbose=False)
+    model = ImageClassifier(hidden_dims=[32], mixup=0.5, **options)
+    metrics = fit(model, max_epochs=3, precision=precision).callback_metrics
+    assert metrics["val/acc"] > 0.9
+    assert metrics["train/loss"] > metrics["val/loss"] + 0.1  # a blend cannot be told with certainty
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

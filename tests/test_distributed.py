@@ -26,9 +26,10 @@ print(model.temperature.item(), fit_temperature(model(data.val_set.images).detac
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
 
 
-@pytest.fixture
-def trained(workplace, real_root):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, real_root):
     """A folder with a run that two processes have trained."""
+    workplace = tmp_path_factory.mktemp("trained")
     words = ("--data.source.root", real_root, "--model.hidden_dims=[32]", "--trainer.max_epochs=1")
     done = spawn("fit", "--config", ROOT / "configs" / "mlp.yaml", *words, *TWO, cwd=workplace)
     assert (done.returncode, done.stderr) == (0, "")
