@@ -1,5 +1,6 @@
 """The scripts behind the README's figures, each in a process of its own on very little work."""
 
+import csv
 import json
 import os
 import subprocess
@@ -14,13 +15,14 @@ LITTLE = ("--seeds=1", "--model.hidden_dims=[8]", "--trainer.limit_train_batches
 
 @pytest.fixture
 def run(workplace, real_root):
-    def run(script, *words):
+    def run(script, *words, code=0):
         (workplace / "data").exists() or (workplace / "data").symlink_to(real_root)
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, words)]
         done = subprocess.run(command, cwd=workplace, env=env, capture_output=True, text=True, timeout=300)
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
+        assert done.returncode == code, done.stderr
+        assert code or not done.stderr
+        return done.stdout + done.stderr
 
     return run
 
@@ -36,6 +38,36 @@ def test_seeds_prints_saves_and_continues(run, workplace):
     again = run("seeds.py", *words)
     assert "epoch 1/1" not in again, "a finished seed is not trained again"
     assert again.splitlines()[-1] == out.splitlines()[-1]
+
+
+def test_search_records_trials_once_and_goes_on_with_a_stopped_one(run, workplace):
+    (workplace / "little").mkdir()
+    settings = [
+        "seed_everything: 0",
+        "trainer: {max_epochs: 2, enable_progress_bar: false}",
+        "model: {hidden_dims: [8]}",
+    ]
+    (workplace / "little/base.yaml").write_text("\n".join([*settings, "data: {val_size: 58000}"]))
+    grid = workplace / "little/grid.yaml"
+    grid.write_text("config: base.yaml\ntrials:\n  base:\n  mixup: --model.mixup 0.2\n")
+    stopped = workplace / "lightning_logs/search/little/mixup"
+    words = ("--config", "little/base.yaml", "--model.mixup=0.2", "--trainer.default_root_dir", stopped)
+    assert spawn("fit", *words, "--trainer.max_epochs=1", cwd=workplace).returncode == 0
+    out = run("search.py", grid)
+    rows = read_table(workplace / "little/grid.csv")
+    assert [(row["trial"], row["epochs"]) for row in rows] == [("base", "2"), ("mixup", "2")]
+    assert 0.3 < float(rows[0]["val_acc"]) <= float(rows[0]["val_acc_best"]) < 0.9
+    assert "--model.mixup 0.2" in out
+    assert "epoch 1/2" not in (stopped / "output.txt").read_text()
+    grid.write_text(grid.read_text() + "  bad: --model.mixup -1\n")
+    done = run("search.py", grid, code=1)
+    assert done.splitlines()[-1].startswith("search: trial bad ended with exit code 2: see ")
+    assert read_table(workplace / "little/grid.csv") == rows, "finished trials are not run again"
+
+
+def read_table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_quickstart_prints_the_published_table_beside_ours(run):
