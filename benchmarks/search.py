@@ -16,12 +16,12 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+
+from fmnist.compare import read_seconds
+from fmnist.runs import find_checkpoint, lock, read_history
 
 LAST = 5  # epochs whose validation accuracy is averaged: one alone differs from the next by chance
 COLUMNS = ("trial", "options", "val_acc", "val_acc_best", "val_loss", "val_ece", "train_acc", "epochs", "minutes")
@@ -41,11 +41,13 @@ def main() -> None:
         name, options = trial
         folder = Path("lightning_logs/search") / args.grid.parent.name / name
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock") as ours:
-            if not ours:
-                others.add(name)
-            elif trial in missing(args.grid, table):
-                add_row(table, run(args.grid, name, options, folder))
+        handle = lock(folder)
+        if handle is None:
+            others.add(name)
+            continue
+        if trial in missing(args.grid, table):
+            add_row(table, run(args.grid, name, options, folder))
+        os.close(handle)
     print(f"{'accuracy':>8} {'loss':>7} {'ece':>7} {'train':>7} {'epochs':>6} {'minutes':>7}  trial")
     for row in sorted(read_rows(table), key=lambda row: -float(row["val_acc"])):
         figures = [float(row[key]) for key in ("val_acc", "val_loss", "val_ece", "train_acc")]
@@ -68,27 +70,25 @@ def run(grid: Path, name: str, options: str, folder: Path) -> dict[str, object]:
     words = ["--config", str(config), *options.split(), "--trainer.default_root_dir", str(folder)]
     if list(folder.glob("*/version_*/checkpoints/last.ckpt")):
         words += ["--ckpt_path", "last"]
-    started = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (folder / "output.txt").open("a") as output:
         command = [sys.executable, "-m", "fmnist", "fit", *words]
         code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
     if code:
         sys.exit(f"search: trial {name} ended with exit code {code}: see {folder}/output.txt")
-    minutes = (time.monotonic() - started) / 60
-    metrics = sorted(folder.glob("*/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)[-1]
-    rows = read_rows(metrics)
-    accuracies = [float(row["val/acc"]) for row in rows]
+    trained = find_checkpoint("last", folder).parent.parent
+    rows, seconds = read_history(trained), read_seconds(trained)
+    accuracies = [row["val/acc"] for row in rows]
     return {
         "trial": name,
         "options": options,
         "val_acc": f"{statistics.mean(accuracies[-LAST:]):.4f}",
         "val_acc_best": f"{max(accuracies):.4f}",
-        "val_loss": f"{float(rows[-1]['val/loss']):.4f}",
-        "val_ece": f"{float(rows[-1]['val/ece']):.4f}",
-        "train_acc": f"{float(rows[-1]['train/acc']):.4f}",
+        "val_loss": f"{rows[-1]['val/loss']:.4f}",
+        "val_ece": f"{rows[-1]['val/ece']:.4f}",
+        "train_acc": f"{rows[-1]['train/acc']:.4f}",
         "epochs": len(rows),
-        "minutes": f"{minutes:.1f}",
+        "minutes": f"{(seconds or 0) / 60:.1f}",
     }
 
 
@@ -101,26 +101,13 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def add_row(path: Path, row: dict[str, object]) -> None:
-    """Appends a row in one write, so that several searches may share the table."""
-    new = not path.exists()
+    """Appends a row, while no other search does."""
     with path.open("a", newline="") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
+        if path.stat().st_size == 0:
             writer.writeheader()
         writer.writerow(row)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Holds a file's lock, which ends with the process; yields whether it was free."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class ImageClassifier(LightningModule):
         check(math.isfinite(mean), f"model.mean is {mean}: it must be a number")
         check(0 < std < math.inf, f"model.std is {std}: it must be positive")
         check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
-        check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative")
+        check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative, nor infinite")
         check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
         self.save_hyperparameters(logger=False)
         # Plain values only, so that every checkpoint loads with weights_only=True.

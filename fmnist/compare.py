@@ -74,7 +74,7 @@ def _read(path: Path) -> tuple[Row, Row]:
     try:
         flat = _flatten(read_settings(path / "config.yaml"))
         history = read_history(path)
-        row |= {"epochs": len(history), "seconds": _seconds(path)}
+        row |= {"epochs": len(history), "seconds": read_seconds(path)}
         planned = flat.get("trainer.max_epochs")
         row["status"] = "finished" if len(history) == planned else f"{len(history)} of {planned} epochs"
         row["status"] += _running(path)
@@ -120,7 +120,7 @@ def _flatten(node: Any, prefix: str = "") -> Row:
     return flat
 
 
-def _seconds(run: Path) -> float | None:
+def read_seconds(run: Path) -> float | None:
     """Adds up the time of all epochs; one that was repeated after a crash counts once."""
     if not (run / "times.csv").exists():
         return None
