@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("grid", type=Path)
     parser.add_argument("--core", type=int, help="run on this core only (Linux)")
     args = parser.parse_args()
+    if not args.grid.is_file():
+        parser.error(f"{args.grid}: there is no such grid")
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})
     table = args.grid.with_suffix(".csv")
