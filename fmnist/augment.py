@@ -35,26 +35,6 @@ def random_shift(images: Tensor, pixels: int) -> Tensor:
     return crops[torch.arange(batch, device=images.device), :, dy, dx]
 
 
-def cutout(images: Tensor, side: int) -> Tensor:
-    """Sets a square in each image to zero, its centre anywhere in the image (DeVries & Taylor 2017, arXiv:1708.04552).
-
-    Args:
-        images: (B, C, H, W), any type.
-        side: Height and width of the square, in pixels; what lies outside the image is cut off.
-
-    Returns:
-        A new tensor of the same shape and type.
-    """
-    batch, _, height, width = images.shape
-    inside = []
-    for size in (height, width):
-        start = torch.randint(size, (batch, 1), device=images.device) - side // 2
-        place = torch.arange(size, device=images.device)
-        inside.append((place >= start) & (place < start + side))
-    rows, columns = inside
-    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
-
-
 def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Blends each image and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fmnist.augment import cutout, random_flip, random_shift
+from fmnist.augment import random_flip, random_shift
 from fmnist.errors import check
 from fmnist.sampler import EpochSampler
 from fmnist.sources import FashionMNIST, Source
@@ -31,7 +31,6 @@ class FashionMNISTDataModule(LightningDataModule):
         batch_size: Images in a batch, across all devices.
         flip: Mirror training images left to right with probability 1/2.
         shift: Move training images by up to this many pixels along each axis.
-        cutout: Blank a square of this side, in pixels, somewhere in each training image; 0 for none.
         num_workers: Processes that put batches together; 0 is the fastest for images in memory.
         split_seed: Seed of the choice of validation images, independent of the training seed.
         class_map: New names for classes; classes that get the same name become one.
@@ -44,7 +43,6 @@ class FashionMNISTDataModule(LightningDataModule):
         batch_size: int = 64,
         flip: bool = False,
         shift: int = 0,
-        cutout: int = 0,
         num_workers: int = 0,
         split_seed: int = 0,
         class_map: dict[str, str] | None = None,
@@ -55,7 +53,6 @@ class FashionMNISTDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.flip = flip
         self.shift = shift
-        self.cutout = cutout
         self.num_workers = num_workers
         self.split_seed = split_seed
         self.class_map = class_map or {}
@@ -65,7 +62,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
-        bounds = {"val_size": 0, "batch_size": 1, "shift": 0, "cutout": 0, "num_workers": 0, "split_seed": 0}
+        bounds = {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}
         for name, least in bounds.items():
             value = getattr(self, name)
             check(value >= least, f"data.{name} is {value}: it must be at least {least}")
@@ -168,8 +165,6 @@ class FashionMNISTDataModule(LightningDataModule):
                 images = random_flip(images)
             if self.shift:
                 images = random_shift(images, self.shift)
-            if self.cutout:
-                images = cutout(images, self.cutout)
         return images, labels
 
 

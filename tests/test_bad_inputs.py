@@ -76,7 +76,6 @@ FIT = [
     ("--data.val_size -5", "data.val_size is -5: it must be at least 0"),
     ("--data.val_size 600", "data.val_size 600 leaves nothing to train on: there are 600 training images"),
     ("--data.shift -1", "data.shift is -1"),
-    ("--data.cutout -1", "data.cutout is -1"),
     ("--data.num_workers -1", "data.num_workers is -1"),
     ("--data.source NoSuchSource", "data.source"),
     ("--data.source.root broken.yaml", "broken.yaml"),
