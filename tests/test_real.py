@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from fmnist import load
 from fmnist.fashion_mnist import FashionMNIST
 from fmnist.prepare import count_duplicates
 from tests.conftest import ROOT, spawn
@@ -54,3 +56,18 @@ def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
     assert metrics["accuracy"] > 0.84
     checkpoint = torch.load(metrics["checkpoint"], weights_only=True)
     assert checkpoint["hyper_parameters"]["class_names"][8] == "Bag"
+
+
+@pytest.mark.parametrize(("config", "most"), [("mlp-best", 5_000_000), ("mlp-small", 100_000)])
+def test_published_recipes_are_plain_mlps_that_learn(real_root, tmp_path, monkeypatch, cli, config, most):
+    monkeypatch.chdir(tmp_path)
+    little = ("--trainer.max_epochs", 4, "--data.batch_size", 128, "--trainer.limit_train_batches", 150)
+    words = ("--config", ROOT / "configs" / f"{config}.yaml", "--data.source.root", real_root, *little)
+    code, _, err = cli("fit", *words)
+    assert (code, err) == (0, "")
+    assert cli("test")[0] == 0
+    metrics = json.loads(Path("lightning_logs/version_0/test/metrics.json").read_text())
+    assert metrics["accuracy"] > 0.75  # averaged weights lag behind in so short a training
+    network = load(metrics["checkpoint"]).model.network
+    assert sum(parameter.numel() for parameter in network.parameters()) <= most
+    assert {type(module) for module in [*network][1:]} == {nn.Linear, nn.BatchNorm1d, nn.ReLU}
