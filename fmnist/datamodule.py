@@ -62,8 +62,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
-        bounds = {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}
-        for name, least in bounds.items():
+        for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
             value = getattr(self, name)
             check(value >= least, f"data.{name} is {value}: it must be at least {least}")
 
