@@ -15,8 +15,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist import runs
-from fmnist.atomic import PARTS, atomic_path
 from fmnist.errors import check
+from fmnist.files import PARTS, atomic_path
 from fmnist.history import History
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fmnist.atomic import atomic_path
 from fmnist.errors import UserError, check
+from fmnist.files import atomic_path
 from fmnist.runs import read_settings, run_folder
 
 Checkpoint = dict[str, Any]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fmnist.errors import UserError, check
-from fmnist.runs import LOGS, digest_file, lock, read_history, read_settings, read_text
+from fmnist.files import digest_file, read_text
+from fmnist.runs import LOGS, lock, read_history, read_settings
 
 FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")

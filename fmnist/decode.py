@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmnist.atomic import atomic_path
 from fmnist.errors import UserError
+from fmnist.files import atomic_path
 from fmnist.photos import SIDE, Converted, PictureError, pay_threads, read_picture
 
 SHARE = 64  # pictures that a thread takes at once

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fmnist import __version__, runs
-from fmnist.atomic import atomic_path, check_target
 from fmnist.errors import UserError, check
+from fmnist.files import atomic_path, check_target, digest_file
 from fmnist.predictor import Predictor, load
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -94,7 +94,7 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
 
 def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
     metrics: dict[str, Any] = {}
-    digest = runs.digest_file(checkpoint)
+    digest = digest_file(checkpoint)
     results = runs.results_folder(checkpoint) / "metrics.json"
     if results.is_file():
         found = json.loads(results.read_text(encoding="utf-8"))

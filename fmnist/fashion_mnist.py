@@ -25,8 +25,8 @@ import torchvision
 from torch import Tensor
 from tqdm import tqdm
 
-from fmnist.atomic import atomic_path, expand
 from fmnist.errors import UserError
+from fmnist.files import atomic_path, expand
 
 SYSTEM_COPY = "/usr/share/datasets/fashion-mnist"
 PACKAGE = "dataset-fashion-mnist"

@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from fmnist.atomic import atomic_path
+from fmnist.files import atomic_path
+from fmnist.plots import draw_curves
 
 DRAW_EVERY = 5.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
@@ -113,28 +114,3 @@ def _columns(rows: list[dict[str, float]]) -> list[str]:
 def _line(row: dict[str, float], max_epochs: int | None) -> str:
     metrics = "  ".join(f"{key} {row[key]:.4f}" for key in _columns([row]) if "/" in key and key in row)
     return f"epoch {row['epoch']:.0f}/{max_epochs}  {metrics}"
-
-
-def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") -> None:
-    """Draws loss and accuracy over the epochs.
-
-    Args:
-        rows: One dictionary per epoch, with ``epoch`` and metrics such as ``val/loss``.
-        file: A path or an open file.
-        format: ``png`` or ``svg``.
-    """
-    from matplotlib.figure import Figure  # takes half a second, which only a training pays
-
-    figure = Figure(figsize=(9, 3.5))
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.14, top=0.91)  # to find them would double the time
-    for axes, metric, title in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
-        for stage, name in (("train", "training"), ("val", "validation")):
-            points = [(row["epoch"], row[f"{stage}/{metric}"]) for row in rows if f"{stage}/{metric}" in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        axes.set(xlabel="epoch", title=title)
-        axes.locator_params(nbins=6)  # most of the time goes into ticks
-        axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(file, format=format, dpi=100, transparent=format == "svg")

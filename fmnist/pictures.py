@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from fmnist.atomic import expand
 from fmnist.errors import UserError, check
+from fmnist.files import expand
 from fmnist.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
 from fmnist.predictions import Row, describe
 from fmnist.predictor import Predictor

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fmnist.atomic import atomic_path, check_target
 from fmnist.errors import check
+from fmnist.files import atomic_path, check_target
 
 Row = dict[str, Any]
 STDOUT = Path("-")

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmnist.atomic import expand
 from fmnist.checkpoint import read_checkpoint
 from fmnist.classifier import ImageClassifier
 from fmnist.errors import UserError
+from fmnist.files import expand
 from fmnist.photos import SIDE, Converted, convert, read_picture
 
 ACCEPTED = (

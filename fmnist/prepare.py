@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fmnist.atomic import atomic_path
 from fmnist.datamodule import FashionMNISTDataModule
-
-SAMPLES = 12  # images of each class in a picture
+from fmnist.files import atomic_path
+from fmnist.plots import draw_samples
 
 
 def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
@@ -56,25 +55,3 @@ def count_duplicates(train: Tensor, test: Tensor) -> tuple[int, int, int]:
     asked = Counter(image.tobytes() for image in test.numpy())
     across = sum(count for image, count in asked.items() if image in seen)
     return len(train) - len(seen), len(test) - len(asked), across
-
-
-def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> None:
-    """Draws the first images of every class, a class a row.
-
-    Args:
-        images: uint8 (N, 1, 28, 28).
-        labels: int64 (N,).
-        class_names: Name of each label.
-        path: The PNG file to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.62 * len(class_names)), layout="constrained")
-    rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
-    for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
-        first = images[labels == label][:SAMPLES, 0]
-        axes.imshow(first.transpose(0, 1).flatten(1).numpy(), cmap="gray_r", vmin=0, vmax=255)  # (28, 28 * SAMPLES)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    figure.savefig(path, format="png", dpi=120, bbox_inches="tight")

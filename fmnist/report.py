@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fmnist import __version__
-from fmnist.atomic import atomic_path
-from fmnist.history import draw_curves
-from fmnist.metrics import ECE_BINS, reliability, score, score_classes, wilson_interval
-from fmnist.runs import digest_file, read_history, run_folder
+from fmnist.files import atomic_path, digest_file
+from fmnist.metrics import score, score_classes, wilson_interval
+from fmnist.plots import draw_curves, draw_reliability
+from fmnist.runs import read_history, run_folder
 
 SCHEMA = 1
 MISTAKES = 24  # in the gallery
@@ -187,29 +187,3 @@ def _picture(draw: Any, *what: Any) -> str:
 
 def _data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def draw_reliability(logits: Tensor, labels: Tensor, temperature: float, file: Any, format: str = "png") -> None:
-    """Draws how often predictions are right against how sure they are, before and after calibration.
-
-    Args:
-        logits: float (N, num_classes).
-        labels: int64 (N,).
-        temperature: Of the calibration.
-        file: A path or an open file.
-        format: ``png`` or ``svg``.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = zip(figure.subplots(1, 2, sharey=True), (1.0, temperature), ("before", "after"), strict=True)
-    left = [number / ECE_BINS for number in range(ECE_BINS)]
-    for axes, divisor, title in panels:
-        bins = reliability(torch.softmax(logits.double() / divisor, 1), labels)
-        share, accuracy, _ = (values.tolist() for values in bins)
-        axes.bar(left, accuracy, 1 / ECE_BINS, align="edge", edgecolor="white", label="accuracy")
-        axes.bar(left, share, 1 / ECE_BINS, align="edge", alpha=0.5, label="share of the images")
-        axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfect")
-        axes.set(xlabel="probability of the predicted class", title=f"{title} calibration", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(loc="upper left")
-    figure.savefig(file, format=format, transparent=True)

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import hashlib
 import io
 import os
 import re
@@ -12,12 +11,11 @@ from typing import Any
 
 import yaml
 
-from fmnist.atomic import atomic_path, expand
 from fmnist.errors import UserError, check
+from fmnist.files import atomic_path, expand, read_text
 
 LOGS = "lightning_logs"
 JOB = "slurm_job_id"
-MAX_BYTES = 1_000_000  # of a configuration or a history: ours have a hundredth of that
 MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its values, their nesting, its numbers
 
 
@@ -140,12 +138,6 @@ def check_no_links(folder: Path, pattern: str = "*") -> None:
         check(not path.is_symlink(), f"{path} is a link: put what it points to into its place")
 
 
-def digest_file(path: Path) -> str:
-    """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_settings(path: Path) -> dict[str, Any]:
     """Reads a configuration in YAML that anybody may have written.
 
@@ -184,22 +176,6 @@ def _check_size(settings: dict[str, Any]) -> None:
         elif isinstance(node, int) and node.bit_length() > MAX_BITS:
             raise ValueError("it has a number that is too long")
     raise ValueError("it has too many settings")
-
-
-def read_text(path: Path) -> str:
-    """Reads a small text file.
-
-    Raises:
-        OSError: There is no such file, or it cannot be read.
-        ValueError: It is not text, or is larger than 1 MB.
-    """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name} is not a file")  # reading a pipe might never end
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 1_000_000} MB")
-    return content.decode("utf-8")
 
 
 def read_history(run: Path) -> list[dict[str, float]]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fmnist import fashion_mnist
-from fmnist.atomic import expand
 from fmnist.decode import Conversion, Picture, decode
 from fmnist.errors import UserError, check
+from fmnist.files import expand
 from fmnist.photos import SUFFIXES, find_in_folder
 from fmnist.split import resolve_size, stratified_split
 

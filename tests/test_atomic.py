@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from fmnist.atomic import atomic_path
+from fmnist.files import atomic_path
 from tests.conftest import ROOT
 
 
@@ -36,7 +36,7 @@ def test_a_killed_process_leaves_the_previous_content(tmp_path):
     path.write_text("before")
     code = """
 import os, pathlib, signal, sys
-from fmnist.atomic import atomic_path
+from fmnist.files import atomic_path
 with atomic_path(pathlib.Path(sys.argv[1])) as part:
     part.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

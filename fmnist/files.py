@@ -1,5 +1,6 @@
 """Where files are, and files that are either complete or not there."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fmnist.errors import check
+
+MAX_BYTES = 1_000_000  # of a configuration or a history: ours have a hundredth of that
 
 PARTS = ".*.part"  # pattern of the temporary files, which a killed process leaves behind
 
@@ -53,3 +56,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def digest_file(path: Path) -> str:
+    """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """Reads a small text file.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        ValueError: It is not text, or is larger than 1 MB.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a file")  # reading a pipe might never end
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 1_000_000} MB")
+    return content.decode("utf-8")
