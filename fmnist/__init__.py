@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 # Imported on first use, so that `import fmnist` and `fmnist --version` do not pay for torch.
 _PUBLIC = {
-    "MLP": "mlp",
+    "MLP": "model.mlp",
     "ImageClassifier": "classifier",
     "FashionMNISTDataModule": "datamodule",
     "FashionMNIST": "sources",

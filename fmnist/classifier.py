@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.augment import mixup
-from fmnist.calibration import fit_temperature
 from fmnist.errors import UserError, check
 from fmnist.metrics import LossAndAccuracy, Outputs, score
-from fmnist.mlp import MLP
+from fmnist.model.calibration import fit_temperature
+from fmnist.model.mlp import MLP
 from fmnist.seeds import mix_seeds
 
 Schedule = Literal["constant", "cosine", "linear"]

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from fmnist.calibration import LIMIT, fit_temperature
+from fmnist.model.calibration import LIMIT, fit_temperature
 
 
 def sample(scale, classes=10, size=2000, noise=2.0):

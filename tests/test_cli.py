@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from fmnist import FashionMNISTDataModule, ImageClassifier
-from fmnist.calibration import fit_temperature
+from fmnist.model.calibration import fit_temperature
 from fmnist.runs import lock
 from tests.conftest import spawn
 

@@ -17,7 +17,7 @@ from tests.conftest import ROOT, spawn
 TEMPERATURES = """
 import sys
 from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier
-from fmnist.calibration import fit_temperature
+from fmnist.model.calibration import fit_temperature
 model = ImageClassifier.load_from_checkpoint("lightning_logs/version_0/checkpoints/last.ckpt").eval()
 data = FashionMNISTDataModule(FashionMNIST(sys.argv[1]))
 data.setup("validate")

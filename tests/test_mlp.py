@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fmnist.mlp import MLP
+from fmnist.model.mlp import MLP
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn import metrics as sklearn
 
-from fmnist.mlp import MLP
+from fmnist.model.mlp import MLP
 from fmnist.report import headline, measure, write_report
 from tests.browser import open_browser
 from tests.conftest import ROOT
