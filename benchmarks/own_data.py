@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fmnist.fashion_mnist import FashionMNIST
+from fmnist.data.sources.download import FashionMNIST
 
 READ = """
 import sys, time

@@ -24,8 +24,8 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist import load
+from fmnist.data.sources.download import FashionMNIST
 from fmnist.export import to_onnx
-from fmnist.fashion_mnist import FashionMNIST
 from fmnist.runs import find_checkpoint
 
 TIMED = """

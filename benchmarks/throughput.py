@@ -49,7 +49,7 @@ from torchvision.transforms import ToTensor
 
 from fmnist import MLP, FashionMNISTDataModule, ImageClassifier
 from fmnist.__main__ import main as fmnist
-from fmnist.sources import FashionMNIST
+from fmnist.data.sources.fashion_mnist import FashionMNIST
 
 SGD = partial(torch.optim.SGD, lr=1e-3)
 OPTIONS = {

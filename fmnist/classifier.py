@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from fmnist.augment import mixup
+from fmnist.data.augment import mixup
 from fmnist.errors import UserError, check
 from fmnist.metrics import LossAndAccuracy, Outputs, score
 from fmnist.model.calibration import fit_temperature

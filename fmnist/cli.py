@@ -35,7 +35,7 @@ from fmnist.callbacks import (
 )
 from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, class_names, read_checkpoint, read_run_settings
 from fmnist.classifier import ImageClassifier
-from fmnist.datamodule import FashionMNISTDataModule
+from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.export import export
 from fmnist.history import History

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from fmnist.data.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
 from fmnist.errors import UserError, check
 from fmnist.files import expand
-from fmnist.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
 from fmnist.predictions import Row, describe
 from fmnist.predictor import Predictor
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fmnist.datamodule import FashionMNISTDataModule
+from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.files import atomic_path
 from fmnist.plots import draw_samples
 

@@ -13,8 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes with two thre
 import numpy as np
 import pytest
 
-from fmnist import fashion_mnist
 from fmnist.__main__ import main
+from fmnist.data.sources import download as fashion_mnist
 
 ROOT = Path(__file__).parent.parent
 TRAIN_SIZE, TEST_SIZE = 600, 200

@@ -35,11 +35,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from PIL import Image
 
-from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, fashion_mnist, load
+from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, load
 from fmnist.checkpoint import read_checkpoint, read_run_settings
 from fmnist.compare import FORMATS, _write, compare
+from fmnist.data.photos import PictureError, read_picture
+from fmnist.data.sources import download as fashion_mnist
 from fmnist.errors import UserError
-from fmnist.photos import PictureError, read_picture
 from fmnist.runs import find_checkpoint
 
 SECONDS, BYTES = 2.0, 2**30

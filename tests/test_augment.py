@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fmnist.augment import mixup, random_flip, random_shift
+from fmnist.data.augment import mixup, random_flip, random_shift
 
 
 def numbered(batch=400, size=5):

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
 from fmnist.classifier import balance, describe_optimizer, learning_rate_factor
-from fmnist.sampler import EpochSampler
+from fmnist.data.sampler import EpochSampler
 
 
 @pytest.fixture

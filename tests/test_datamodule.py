@@ -2,7 +2,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from fmnist.datamodule import FashionMNISTDataModule, stratified_split
+from fmnist.data.datamodule import FashionMNISTDataModule, stratified_split
 from fmnist.errors import UserError
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fmnist import load
-from fmnist.fashion_mnist import FashionMNIST
+from fmnist.data.sources.download import FashionMNIST
 from tests.conftest import ROOT, spawn
 
 pytestmark = pytest.mark.network

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmnist import fashion_mnist
+from fmnist.data.sources import download as fashion_mnist
+from fmnist.data.sources.download import FashionMNIST
 from fmnist.errors import UserError
-from fmnist.fashion_mnist import FashionMNIST
 
 IMAGES = "train-images-idx3-ubyte"
 

@@ -16,8 +16,8 @@ from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
 from fmnist import CSV, FashionMNISTDataModule, ImageClassifier, ImageFolder, Parquet, TorchVision, UserError
-from fmnist.fashion_mnist import FashionMNIST
-from fmnist.sources import Source
+from fmnist.data.sources.download import FashionMNIST
+from fmnist.data.sources.source import Source
 from tests.conftest import idx, spawn
 
 COUNTS = {"train": 3000, "test": 500}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fmnist.fashion_mnist import FashionMNIST
-from fmnist.photos import MAX_PIXELS, PictureError, convert, read_picture
+from fmnist.data.photos import MAX_PIXELS, PictureError, convert, read_picture
+from fmnist.data.sources.download import FashionMNIST
 
 
 def shoe(size=(120, 80), box=(20, 30, 100, 60), fill=(40, 60, 90), background="white", mode="RGB"):

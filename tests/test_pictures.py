@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fmnist.fashion_mnist import FashionMNIST
+from fmnist.data.sources.download import FashionMNIST
 from fmnist.pictures import find_pictures
 from tests.conftest import spawn
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fmnist import UserError, load
 from fmnist.classifier import ImageClassifier
-from fmnist.datamodule import FashionMNISTDataModule
+from fmnist.data.datamodule import FashionMNISTDataModule
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fmnist import load
-from fmnist.fashion_mnist import FashionMNIST
+from fmnist.data.sources.download import FashionMNIST
 from fmnist.prepare import count_duplicates
 from tests.conftest import ROOT, spawn
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fmnist.sampler import EpochSampler
+from fmnist.data.sampler import EpochSampler
 from fmnist.seeds import mix_seeds
 
 

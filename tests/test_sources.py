@@ -1,6 +1,6 @@
 import torch
 
-from fmnist.sources import FashionMNIST
+from fmnist.data.sources.fashion_mnist import FashionMNIST
 
 
 def test_gives_images_with_a_channel_and_labels(workplace):

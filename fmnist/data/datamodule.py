@@ -8,11 +8,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fmnist.augment import random_flip, random_shift
+from fmnist.data.augment import random_flip, random_shift
+from fmnist.data.sampler import EpochSampler
+from fmnist.data.sources.fashion_mnist import FashionMNIST
+from fmnist.data.sources.source import Source
+from fmnist.data.split import resolve_size, stratified_split
 from fmnist.errors import check
-from fmnist.sampler import EpochSampler
-from fmnist.sources import FashionMNIST, Source
-from fmnist.split import resolve_size, stratified_split
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
 

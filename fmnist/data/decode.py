@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fmnist.data.photos import SIDE, Converted, PictureError, pay_threads, read_picture
 from fmnist.errors import UserError
 from fmnist.files import atomic_path
-from fmnist.photos import SIDE, Converted, PictureError, pay_threads, read_picture
 
 SHARE = 64  # pictures that a thread takes at once
 FORMAT = "1"  # changes when the same file is decoded in another way
