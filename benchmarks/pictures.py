@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from fmnist import load
 from fmnist.data.sources.download import FashionMNIST
 from fmnist.export import to_onnx
-from fmnist.runs import find_checkpoint
+from fmnist.runs.folder import find_checkpoint
 
 TIMED = """
 import resource, sys, time

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import yaml
 
-from fmnist.compare import read_seconds
-from fmnist.runs import find_checkpoint, lock, read_history
+from fmnist.runs.folder import find_checkpoint, lock
+from fmnist.runs.tables import read_history, read_seconds
 
 LAST = 5  # epochs whose validation accuracy is averaged: one alone differs from the next by chance
 COLUMNS = ("trial", "options", "val_acc", "val_acc_best", "val_loss", "val_ece", "train_acc", "epochs", "minutes")

@@ -14,12 +14,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import rank_zero_only
 
-from fmnist import runs
 from fmnist.errors import check
 from fmnist.files import PARTS, atomic_path
 from fmnist.history import History
-
-SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
+from fmnist.runs import folder as runs
+from fmnist.runs.settings import SHARED_KEYS
 
 
 class RunFolder(SaveConfigCallback):

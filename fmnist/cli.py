@@ -22,18 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from fmnist import runs
-from fmnist.callbacks import (
-    SHARED_KEYS,
-    EpochBar,
-    Interrupt,
-    NoProfiler,
-    RunCheckpoint,
-    RunFolder,
-    dump_settings,
-    run_checkpoints,
-)
-from fmnist.checkpoint import AtomicCheckpointIO, Checkpoint, class_names, read_checkpoint, read_run_settings
+from fmnist.callbacks import EpochBar, Interrupt, NoProfiler, RunCheckpoint, RunFolder, dump_settings, run_checkpoints
 from fmnist.classifier import ImageClassifier
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
@@ -46,6 +35,9 @@ from fmnist.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.predictor import Predictor
 from fmnist.prepare import prepare
 from fmnist.report import class_table, headline, measure, origin, write_metrics, write_report
+from fmnist.runs import folder as runs
+from fmnist.runs.checkpoint import AtomicCheckpointIO, Checkpoint, read_checkpoint
+from fmnist.runs.settings import SHARED_KEYS, class_names, read_run_settings
 
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose

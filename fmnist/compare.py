@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 
 from fmnist.errors import UserError, check
 from fmnist.files import digest_file, read_text
-from fmnist.runs import LOGS, lock, read_history, read_settings
+from fmnist.runs.folder import LOGS, lock
+from fmnist.runs.settings import read_settings
+from fmnist.runs.tables import read_history, read_seconds
 
 FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
@@ -119,14 +121,6 @@ def _flatten(node: Any, prefix: str = "") -> Row:
         if len(flat) > MAX_SETTINGS:
             raise ValueError("config.yaml has too many settings")
     return flat
-
-
-def read_seconds(run: Path) -> float | None:
-    """Adds up the time of all epochs; one that was repeated after a crash counts once."""
-    if not (run / "times.csv").exists():
-        return None
-    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines())
-    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
 
 
 def _write(rows: list[Row], style: str) -> str:

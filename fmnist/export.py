@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fmnist import __version__, runs
+from fmnist import __version__
 from fmnist.errors import UserError, check
 from fmnist.files import atomic_path, check_target, digest_file
 from fmnist.predictor import Predictor, load
+from fmnist.runs import folder as runs
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 CHECKED = 1000  # images on which the file is compared with the model

@@ -18,7 +18,8 @@ from fmnist import __version__
 from fmnist.files import atomic_path, digest_file
 from fmnist.metrics import score, score_classes, wilson_interval
 from fmnist.plots import draw_curves, draw_reliability
-from fmnist.runs import read_history, run_folder
+from fmnist.runs.folder import run_folder
+from fmnist.runs.tables import read_history
 
 SCHEMA = 1
 MISTAKES = 24  # in the gallery

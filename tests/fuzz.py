@@ -36,12 +36,13 @@ from hypothesis.strategies import SearchStrategy
 from PIL import Image
 
 from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, load
-from fmnist.checkpoint import read_checkpoint, read_run_settings
 from fmnist.compare import FORMATS, _write, compare
 from fmnist.data.photos import PictureError, read_picture
 from fmnist.data.sources import download as fashion_mnist
 from fmnist.errors import UserError
-from fmnist.runs import find_checkpoint
+from fmnist.runs.checkpoint import read_checkpoint
+from fmnist.runs.folder import find_checkpoint
+from fmnist.runs.settings import read_run_settings
 
 SECONDS, BYTES = 2.0, 2**30
 REFUSED = (UserError, PictureError, OSError)  # the command line turns an OSError into one line as well

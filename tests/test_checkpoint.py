@@ -5,7 +5,8 @@ import torch
 import yaml
 
 from fmnist import ImageClassifier, UserError
-from fmnist.checkpoint import AtomicCheckpointIO, read_checkpoint, read_run_settings
+from fmnist.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
+from fmnist.runs.settings import read_run_settings
 
 LAMBDA = "lightning.pytorch.callbacks.LambdaCallback"
 

@@ -11,7 +11,7 @@ import yaml
 
 from fmnist import FashionMNISTDataModule, ImageClassifier
 from fmnist.model.calibration import fit_temperature
-from fmnist.runs import lock
+from fmnist.runs.folder import lock
 from tests.conftest import spawn
 
 RUN = Path("lightning_logs/version_0")

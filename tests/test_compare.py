@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fmnist.compare import compare
-from fmnist.runs import lock
+from fmnist.runs.folder import lock
 from tests.conftest import ROOT
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fmnist import ImageClassifier
-from fmnist.checkpoint import read_checkpoint
+from fmnist.runs.checkpoint import read_checkpoint
 from tests.fuzz import CHECKPOINT, TARGETS, Code, fuzz
 
 ALIASES = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]" for n in range(30))

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fmnist import UserError, runs
+from fmnist import UserError
+from fmnist.runs import folder as runs
 from tests.conftest import ROOT
 
 

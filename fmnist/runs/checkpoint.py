@@ -2,9 +2,8 @@
 
 import io
 import json
-import re
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,12 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fmnist.errors import UserError, check
+from fmnist.errors import UserError
 from fmnist.files import atomic_path
-from fmnist.runs import read_settings, run_folder
+from fmnist.runs.settings import _refuse_foreign_classes
 
 Checkpoint = dict[str, Any]
 MAX_ENTRIES = 10_000  # of an archive; a checkpoint has one for each tensor
-# Packages whose classes each part of a configuration may name without being asked
-TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ("fmnist.",)}
-# Settings whose value is a class, and settings of text that only looks like the path of one
-NAMING = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
-TEXT = {"default_root_dir", "root", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"} | {
-    *("folder", "path", "annotations_file", "test_annotations_file", "img_dir", "label_names", "class_map")
-}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -100,59 +92,3 @@ def _check_weights(weights: dict[str, Any], settings: dict[str, Any]) -> None:
             raise ValueError("it has weights that are not finite")
     if not all(isinstance(name, str) for name in settings["class_names"]) or not weights["temperature"] > 0:
         raise ValueError("its classes or its temperature make no sense")
-
-
-def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection[str] = ()) -> dict[str, Any]:
-    """Reads settings that the run of a checkpoint was made with.
-
-    Args:
-        checkpoint: The checkpoint's file.
-        keys: Parts of the configuration, such as ``data``.
-        asked: Classes that the user has named, which are trusted.
-
-    Returns:
-        These parts; nothing if the checkpoint lies outside a run.
-
-    Raises:
-        UserError: The configuration is damaged, or names classes of unknown packages.
-    """
-    folder = run_folder(checkpoint)
-    if folder is None:
-        return {}
-    path = folder / "config.yaml"
-    try:
-        saved = read_settings(path)
-        settings = {key: saved[key] for key in keys if key in saved}
-        for key in TRUSTED.keys() & settings.keys():
-            _refuse_foreign_classes(key, dict(settings[key]), path, asked)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error
-    return settings
-
-
-def _refuse_foreign_classes(part: str, settings: dict[str, Any], path: Path, asked: Collection[str]) -> None:
-    """Naming a class is running its code: what is read unasked may name those of known packages only."""
-    for name in class_names(settings):
-        known = name.startswith((*TRUSTED[part], "fmnist.")) or name in asked
-        check(known, f"{path} names {name}: if you trust it, give the run's config.yaml yourself with --config")
-
-
-def class_names(node: Any, key: object = None) -> Iterator[str]:
-    """Yields every text in a configuration that could be taken for a class, a function or another file.
-
-    Args:
-        node: A configuration, or a part of one.
-        key: The setting that ``node`` is the value of.
-    """
-    if key in TEXT:
-        return
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from class_names(value, name)
-    elif isinstance(node, list):
-        for value in node:
-            yield from class_names(value, key)
-    elif isinstance(node, str):
-        dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", node)
-        if dotted or (key in NAMING and ("." in node or Path(node).exists())):
-            yield node

@@ -1,22 +1,16 @@
 """Run folders, ``lightning_logs/version_N``: claim a new one, find the newest and its checkpoints."""
 
-import csv
 import errno
-import io
 import os
 import re
 import uuid
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from fmnist.errors import UserError, check
-from fmnist.files import atomic_path, expand, read_text
+from fmnist.files import atomic_path, expand
 
 LOGS = "lightning_logs"
 JOB = "slurm_job_id"
-MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its values, their nesting, its numbers
 
 
 def claim(root: Path, config: str) -> Path:
@@ -136,65 +130,6 @@ def check_no_links(folder: Path, pattern: str = "*") -> None:
     """Raises a ``UserError`` if a file or folder is a link: what is written through one lands elsewhere."""
     for path in folder.glob(pattern):
         check(not path.is_symlink(), f"{path} is a link: put what it points to into its place")
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Reads a configuration in YAML that anybody may have written.
-
-    Raises:
-        OSError: The file is missing or cannot be read.
-        ValueError: It is no configuration, or is made to exhaust the machine.
-    """
-    text = read_text(path)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        depth = 0
-        for event in yaml.parse(text, Loader=loader):  # nesting is looked at before anything recursive sees it
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ValueError("it is nested too deeply")
-        settings = yaml.load(text, Loader=loader)
-    except (yaml.YAMLError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
-        raise ValueError(" ".join(str(error).split())) from error  # also what PyYAML's own mistakes end in
-    if not isinstance(settings, dict):
-        raise ValueError("it holds no settings")
-    _check_size(settings)
-    return settings
-
-
-def _check_size(settings: dict[str, Any]) -> None:
-    """Refuses aliases that multiply or go in circles, and numbers that nobody can print."""
-    waiting: list[Any] = [settings]
-    for _ in range(MAX_NODES):
-        if not waiting:
-            return
-        node = waiting.pop()
-        if isinstance(node, dict):
-            waiting += [*node, *node.values()]
-        elif isinstance(node, list | tuple | set):
-            waiting += node
-        elif isinstance(node, int) and node.bit_length() > MAX_BITS:
-            raise ValueError("it has a number that is too long")
-    raise ValueError("it has too many settings")
-
-
-def read_history(run: Path) -> list[dict[str, float]]:
-    """Reads the ``metrics.csv`` of a run: a row per epoch, without the cells that are empty.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: The file is not such a table.
-    """
-    path = run / "metrics.csv"
-    if not path.exists():
-        return []
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
-    except csv.Error as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    if any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"{path.name} has rows of different lengths")
-    return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in rows]
 
 
 def _versions(logs: Path) -> list[int]:
