@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.data.augment import mixup
 from fmnist.errors import UserError, check
-from fmnist.metrics import LossAndAccuracy, Outputs, score
+from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
 from fmnist.model.mlp import MLP
 from fmnist.seeds import mix_seeds
+from fmnist.training.metrics import LossAndAccuracy, Outputs
 
 Schedule = Literal["constant", "cosine", "linear"]
 

@@ -26,18 +26,19 @@ from fmnist.callbacks import EpochBar, Interrupt, NoProfiler, RunCheckpoint, Run
 from fmnist.classifier import ImageClassifier
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
+from fmnist.evaluation.report import write_report
+from fmnist.evaluation.results import class_table, headline, measure, origin, write_metrics
 from fmnist.export import export
 from fmnist.history import History
-from fmnist.metrics import in_order
 from fmnist.parser import EPILOG, Parser
 from fmnist.pictures import classify_files, find_pictures
 from fmnist.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.predictor import Predictor
 from fmnist.prepare import prepare
-from fmnist.report import class_table, headline, measure, origin, write_metrics, write_report
 from fmnist.runs import folder as runs
 from fmnist.runs.checkpoint import AtomicCheckpointIO, Checkpoint, read_checkpoint
 from fmnist.runs.settings import SHARED_KEYS, class_names, read_run_settings
+from fmnist.training.metrics import in_order
 
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose

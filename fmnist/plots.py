@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmnist.metrics import ECE_BINS, reliability
+from fmnist.evaluation.scores import ECE_BINS, reliability
 
 SAMPLES = 12  # images of each class in a picture
 

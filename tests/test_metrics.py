@@ -6,7 +6,8 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn
 from torchmetrics.classification import MulticlassAccuracy
 
-from fmnist.metrics import LossAndAccuracy, Outputs, reliability, score, score_classes, wilson_interval
+from fmnist.evaluation.scores import reliability, score, score_classes, wilson_interval
+from fmnist.training.metrics import LossAndAccuracy, Outputs
 
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.randint(10, (3000,), generator=GENERATOR)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from sklearn import metrics as sklearn
 
+from fmnist.evaluation.report import write_report
+from fmnist.evaluation.results import headline, measure
 from fmnist.model.mlp import MLP
-from fmnist.report import headline, measure, write_report
 from tests.browser import open_browser
 from tests.conftest import ROOT
 
