@@ -25,12 +25,14 @@ from PIL import Image, ImageOps
 
 from fmnist import load
 from fmnist.data.sources.download import FashionMNIST
-from fmnist.export import to_onnx
+from fmnist.inference.onnx import to_onnx
 from fmnist.runs.folder import find_checkpoint
 
 TIMED = """
 import resource, sys, time
-from fmnist import pictures, predictor, predictions
+from fmnist.inference import stream as pictures
+from fmnist.inference import predictor
+from fmnist.inference import predictions
 start, words = time.perf_counter(), sys.argv[1:]
 model = predictor.load(words[0])
 paths = pictures.find_pictures(words[1])

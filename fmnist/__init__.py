@@ -16,7 +16,7 @@ _PUBLIC = {
     "Parquet": "data.sources.parquet",
     "TorchVision": "data.sources.mnist",
     "History": "history",
-    "load": "predictor",
+    "load": "inference.predictor",
     "UserError": "errors",
 }
 __all__ = [*_PUBLIC, "__version__"]

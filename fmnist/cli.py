@@ -28,12 +28,12 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, origin, write_metrics
-from fmnist.export import export
 from fmnist.history import History
+from fmnist.inference.onnx import export
+from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
+from fmnist.inference.predictor import Predictor
+from fmnist.inference.stream import classify_files, find_pictures
 from fmnist.parser import EPILOG, Parser
-from fmnist.pictures import classify_files, find_pictures
-from fmnist.predictions import STDOUT, check_output, label_rows, write_rows
-from fmnist.predictor import Predictor
 from fmnist.prepare import prepare
 from fmnist.runs import folder as runs
 from fmnist.runs.checkpoint import AtomicCheckpointIO, Checkpoint, read_checkpoint

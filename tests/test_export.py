@@ -74,7 +74,7 @@ def test_readme_shows_how_to_use_it_without_fmnist_and_torch(place):
 
 
 def test_a_file_that_differs_from_the_model_is_not_kept(place, monkeypatch, cli, tmp_path):
-    from fmnist import export
+    from fmnist.inference import onnx as export
 
     monkeypatch.chdir(place)
     real = export._Probabilities.forward

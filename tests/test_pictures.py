@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist.data.sources.download import FashionMNIST
-from fmnist.pictures import find_pictures
+from fmnist.inference.stream import find_pictures
 from tests.conftest import spawn
 
 pytestmark = pytest.mark.network

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fmnist import UserError
-from fmnist.predictions import check_output, describe, label_rows, write_rows
+from fmnist.inference.predictions import check_output, describe, label_rows, write_rows
 
 NAMES = ["cat", 'dog, "big"', "föhn"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fmnist import __version__
 from fmnist.errors import UserError, check
 from fmnist.files import atomic_path, check_target, digest_file
-from fmnist.predictor import Predictor, load
+from fmnist.inference.predictor import Predictor, load
 from fmnist.runs import folder as runs
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")

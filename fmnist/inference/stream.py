@@ -13,8 +13,8 @@ from tqdm import tqdm
 from fmnist.data.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
 from fmnist.errors import UserError, check
 from fmnist.files import expand
-from fmnist.predictions import Row, describe
-from fmnist.predictor import Predictor
+from fmnist.inference.predictions import Row, describe
+from fmnist.inference.predictor import Predictor
 
 CHUNK = 512  # files that are in memory at the same time
 
