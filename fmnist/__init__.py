@@ -8,14 +8,14 @@ __version__ = "0.1.0"
 # Imported on first use, so that `import fmnist` and `fmnist --version` do not pay for torch.
 _PUBLIC = {
     "MLP": "model.mlp",
-    "ImageClassifier": "classifier",
+    "ImageClassifier": "training.classifier",
     "FashionMNISTDataModule": "data.datamodule",
     "FashionMNIST": "data.sources.fashion_mnist",
     "ImageFolder": "data.sources.folder",
     "CSV": "data.sources.table",
     "Parquet": "data.sources.parquet",
     "TorchVision": "data.sources.mnist",
-    "History": "history",
+    "History": "training.history",
     "load": "inference.predictor",
     "UserError": "errors",
 }

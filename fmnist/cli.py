@@ -22,13 +22,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from fmnist.callbacks import EpochBar, Interrupt, NoProfiler, RunCheckpoint, RunFolder, dump_settings, run_checkpoints
-from fmnist.classifier import ImageClassifier
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, origin, write_metrics
-from fmnist.history import History
 from fmnist.inference.onnx import export
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
@@ -36,9 +33,14 @@ from fmnist.inference.stream import classify_files, find_pictures
 from fmnist.parser import EPILOG, Parser
 from fmnist.prepare import prepare
 from fmnist.runs import folder as runs
-from fmnist.runs.checkpoint import AtomicCheckpointIO, Checkpoint, read_checkpoint
+from fmnist.runs.checkpoint import Checkpoint, read_checkpoint
 from fmnist.runs.settings import SHARED_KEYS, class_names, read_run_settings
+from fmnist.training.checkpoint_io import AtomicCheckpointIO
+from fmnist.training.classifier import ImageClassifier
+from fmnist.training.history import History
 from fmnist.training.metrics import in_order
+from fmnist.training.run import RunCheckpoint, RunFolder, dump_settings, run_checkpoints
+from fmnist.training.trainer import EpochBar, Interrupt, NoProfiler
 
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fmnist.data.augment import mixup, random_flip, random_shift
+from fmnist.data.augment import random_flip, random_shift
+from fmnist.training.objective import mixup
 
 
 def numbered(batch=400, size=5):

@@ -5,8 +5,9 @@ import torch
 import yaml
 
 from fmnist import ImageClassifier, UserError
-from fmnist.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
+from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.settings import read_run_settings
+from fmnist.training.checkpoint_io import AtomicCheckpointIO
 
 LAMBDA = "lightning.pytorch.callbacks.LambdaCallback"
 

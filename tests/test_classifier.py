@@ -6,8 +6,9 @@ from lightning.pytorch import Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
-from fmnist.classifier import balance, describe_optimizer, learning_rate_factor
 from fmnist.data.sampler import EpochSampler
+from fmnist.training.objective import balance
+from fmnist.training.optimization import describe_optimizer, learning_rate_factor
 
 
 @pytest.fixture

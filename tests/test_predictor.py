@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from fmnist import UserError, load
-from fmnist.classifier import ImageClassifier
 from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.training.classifier import ImageClassifier
 
 
 @pytest.fixture(scope="module")

@@ -33,24 +33,3 @@ def random_shift(images: Tensor, pixels: int) -> Tensor:
     crops = F.pad(images, (pixels,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     dy, dx = torch.randint(2 * pixels + 1, (2, batch), device=images.device)
     return crops[torch.arange(batch, device=images.device), :, dy, dx]
-
-
-def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Blends each image and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
-
-    Args:
-        images: (B, C, H, W), uint8 or floating point.
-        targets: Probabilities of the classes, floating point (B, K).
-        alpha: Both parameters of the Beta distribution that an image's share in its blend is drawn from;
-            the larger share is always the image's own.
-
-    Returns:
-        New images and targets of the same shapes and types.
-    """
-    share = torch.distributions.Beta(alpha, alpha).sample((len(images),))  # on the CPU: MPS cannot draw it
-    share = torch.maximum(share, 1 - share).to(targets)
-    partner = torch.randperm(len(images), device=images.device)
-    blended = torch.lerp(images[partner].to(targets), images.to(targets), share[:, None, None, None])
-    if not images.is_floating_point():
-        blended = blended.round()
-    return blended.to(images.dtype), torch.lerp(targets[partner], targets, share[:, None])

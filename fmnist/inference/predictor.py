@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmnist.classifier import ImageClassifier
 from fmnist.data.photos import SIDE, Converted, convert, read_picture
 from fmnist.errors import UserError
 from fmnist.files import expand
 from fmnist.runs.checkpoint import read_checkpoint
+from fmnist.training.classifier import ImageClassifier
 
 ACCEPTED = (
     "a path, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "

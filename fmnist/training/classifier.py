@@ -1,6 +1,5 @@
 """The training system around the network: loss, optimizer, schedule, metrics."""
 
-import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -15,15 +14,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from fmnist.data.augment import mixup
-from fmnist.errors import UserError, check
+from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
 from fmnist.model.mlp import MLP
 from fmnist.seeds import mix_seeds
 from fmnist.training.metrics import LossAndAccuracy, Outputs
-
-Schedule = Literal["constant", "cosine", "linear"]
+from fmnist.training.objective import balance, mixup
+from fmnist.training.optimization import Schedule, describe_optimizer, learning_rate_factor
 
 
 class ImageClassifier(LightningModule):
@@ -232,58 +230,3 @@ class ImageClassifier(LightningModule):
             schedule=self.hparams["lr_schedule"],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
-
-
-def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule: Schedule) -> float:
-    """Returns what the learning rate is multiplied by.
-
-    Args:
-        step: Optimization steps done so far.
-        total: Optimization steps of the whole training.
-        warmup_ratio: Share of ``total`` in which the factor rises linearly to 1.
-        schedule: Course from there on: ``constant`` stays 1, the others fall to 0 at ``total``.
-    """
-    check(math.isfinite(total), "a learning rate schedule needs an end: set --trainer.max_epochs or max_steps")
-    warmup = round(warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, total - warmup)
-    if schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    return 1 - progress if schedule == "linear" else 1.0
-
-
-def balance(labels: Tensor, classes: int) -> Tensor:
-    """Returns a weight per class, the inverse of its share, so that all classes count the same together.
-
-    Args:
-        labels: int64 (N,).
-        classes: Number of classes; one without samples gets the weight 0.
-    """
-    counts = torch.bincount(labels, minlength=classes)
-    present = (counts > 0).sum()
-    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
-
-
-def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
-    """Writes an optimizer down as plain values, by looking at the one it makes.
-
-    Args:
-        optimizer: Makes an optimizer of parameters.
-
-    Returns:
-        Its ``class_path`` and ``init_args``, as the command line writes them.
-
-    Raises:
-        UserError: The optimizer refuses its settings.
-    """
-    try:
-        made = optimizer([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.optimizer: {error}") from error
-    known = inspect.signature(type(made)).parameters
-    plain = (bool, int, float, str, list, tuple, type(None))
-    return {
-        "class_path": f"{type(made).__module__}.{type(made).__qualname__}",
-        "init_args": {k: v for k, v in made.defaults.items() if k in known and isinstance(v, plain)},
-    }

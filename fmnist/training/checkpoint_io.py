@@ -1,0 +1,29 @@
+"""Checkpoints that are written whole or not at all."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from fmnist.files import atomic_path
+from fmnist.runs.checkpoint import Checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints beside their place and moves them there when they have reached the disk.
+
+    Lightning writes to the system's folder for temporary files, which can be another disk: moving a
+    file from there is copying it, and a crash in the middle would cost the previous checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any = None) -> None:
+        """Saves ``checkpoint`` as ``path``."""
+        if Path(path).name.startswith("hpc_ckpt_"):
+            return  # Lightning's SLURM plugin saves in the middle of an epoch; a run continues after whole ones
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with atomic_path(Path(path)) as part:
+            part.write_bytes(content.getbuffer())

@@ -1,0 +1,56 @@
+"""Optimizer and learning rate schedule, and their record as plain values."""
+
+import inspect
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+
+from fmnist.errors import UserError, check
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule: Schedule) -> float:
+    """Returns what the learning rate is multiplied by.
+
+    Args:
+        step: Optimization steps done so far.
+        total: Optimization steps of the whole training.
+        warmup_ratio: Share of ``total`` in which the factor rises linearly to 1.
+        schedule: Course from there on: ``constant`` stays 1, the others fall to 0 at ``total``.
+    """
+    check(math.isfinite(total), "a learning rate schedule needs an end: set --trainer.max_epochs or max_steps")
+    warmup = round(warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total - warmup)
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    return 1 - progress if schedule == "linear" else 1.0
+
+
+def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
+    """Writes an optimizer down as plain values, by looking at the one it makes.
+
+    Args:
+        optimizer: Makes an optimizer of parameters.
+
+    Returns:
+        Its ``class_path`` and ``init_args``, as the command line writes them.
+
+    Raises:
+        UserError: The optimizer refuses its settings.
+    """
+    try:
+        made = optimizer([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.optimizer: {error}") from error
+    known = inspect.signature(type(made)).parameters
+    plain = (bool, int, float, str, list, tuple, type(None))
+    return {
+        "class_path": f"{type(made).__module__}.{type(made).__qualname__}",
+        "init_args": {k: v for k, v in made.defaults.items() if k in known and isinstance(v, plain)},
+    }

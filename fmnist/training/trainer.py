@@ -1,0 +1,67 @@
+"""How Lightning's Trainer is set up for the command line."""
+
+import signal
+from contextlib import nullcontext
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.profilers import PassThroughProfiler
+
+
+class Interrupt(Callback):
+    """Makes Ctrl-C stop a training at the end of the step; a second one stops at once.
+
+    An exception that is thrown into the middle of a library can get lost there: matplotlib
+    swallows it while it measures text, and the training would go on.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to note Ctrl-C instead of raising it."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Stops, if that has been asked for."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives Ctrl-C back."""
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives Ctrl-C back."""
+        self.teardown(trainer, pl_module, "fit")
+
+
+class EpochBar(TQDMProgressBar):
+    """Lightning's progress bar, with epochs counted from one and no version of the logger."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Returns what stands at the end of the bar: loss and accuracy of the last finished epoch."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Shows which epoch begins."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's default profiler, without a generator for each of the hundred hooks of a step."""
+
+    nothing = nullcontext()
+
+    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
+        """Measures nothing."""
+        return self.nothing
