@@ -58,13 +58,13 @@ def _run(argv: list[str]) -> int:
     elif argv[0] == "--version":
         print(f"fmnist {__version__}")
     elif argv[0] == "compare":
-        from fmnist import compare
+        from fmnist.cli import compare
 
         compare.run(VERBS["compare"], argv[1:])
     elif argv[0] in VERBS:
-        from fmnist import cli  # imports torch
+        from fmnist.cli import command  # imports torch
 
-        cli.run(argv[0], VERBS[argv[0]], argv[1:])
+        command.run(argv[0], VERBS[argv[0]], argv[1:])
     else:
         near = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(VERBS)}"

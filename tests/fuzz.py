@@ -36,7 +36,7 @@ from hypothesis.strategies import SearchStrategy
 from PIL import Image
 
 from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, load
-from fmnist.compare import FORMATS, _write, compare
+from fmnist.cli.compare import FORMATS, _write, compare
 from fmnist.data.photos import PictureError, read_picture
 from fmnist.data.sources import download as fashion_mnist
 from fmnist.errors import UserError

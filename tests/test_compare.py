@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from fmnist.compare import compare
+from fmnist.cli.compare import compare
 from fmnist.runs.folder import lock
 from tests.conftest import ROOT
 

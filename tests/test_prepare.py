@@ -1,7 +1,7 @@
 import torch
 from PIL import Image
 
-from fmnist.prepare import count_duplicates
+from fmnist.cli.prepare import count_duplicates
 
 
 def test_describes_the_data_and_draws_it(workplace, cli):

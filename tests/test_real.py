@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from fmnist import load
+from fmnist.cli.prepare import count_duplicates
 from fmnist.data.sources.download import FashionMNIST
-from fmnist.prepare import count_duplicates
 from tests.conftest import ROOT, spawn
 
 pytestmark = pytest.mark.network

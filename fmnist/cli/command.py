@@ -2,15 +2,13 @@
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
@@ -20,21 +18,22 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 
+from fmnist.cli.export import export
+from fmnist.cli.parser import EPILOG, Parser
+from fmnist.cli.prepare import prepare
+from fmnist.cli.screen import _device, _quiet, _say
+from fmnist.cli.start import _resolve, _scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, origin, write_metrics
-from fmnist.inference.onnx import export
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
-from fmnist.parser import EPILOG, Parser
-from fmnist.prepare import prepare
 from fmnist.runs import folder as runs
 from fmnist.runs.checkpoint import Checkpoint, read_checkpoint
-from fmnist.runs.settings import SHARED_KEYS, class_names, read_run_settings
+from fmnist.runs.settings import SHARED_KEYS, read_run_settings
 from fmnist.training.checkpoint_io import AtomicCheckpointIO
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.history import History
@@ -43,7 +42,6 @@ from fmnist.training.run import RunCheckpoint, RunFolder, dump_settings, run_che
 from fmnist.training.trainer import EpochBar, Interrupt, NoProfiler
 
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
-RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
 
 
 def run(verb: str, description: str, argv: list[str]) -> None:
@@ -370,78 +368,6 @@ class _CLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _scan(words: list[str]) -> argparse.Namespace:
-    """Finds the few settings that must be known before the words can be parsed."""
-    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    scanner.add_argument("--ckpt_path")
-    scanner.add_argument("--images")
-    scanner.add_argument("--trainer.default_root_dir", dest="default_root_dir")
-    scanner.add_argument("-c", "--config", action="append", default=[])
-    try:
-        typed = scanner.parse_known_args(words)[0]
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    typed.named = {*words}  # the classes that the user names, and therefore trusts
-    for config in typed.config:
-        try:
-            settings = runs.read_settings(Path(config))
-        except OSError:
-            continue  # the real parser complains
-        except ValueError as error:
-            raise UserError(f"{config} is not a configuration: {str(error)[:200]}") from error
-        typed.named |= {*class_names(settings)}
-        check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
-        trainer = settings.get("trainer")
-        root = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
-        if isinstance(root, str):  # the real parser complains of anything else
-            typed.default_root_dir = typed.default_root_dir or root
-    return typed
-
-
-def _resolve(spec: str | None, root: Path, to_continue: bool) -> Path:
-    """Finds the checkpoint once for all processes of this command."""
-    if "LOCAL_RANK" in os.environ and RESOLVED in os.environ:
-        return Path(os.environ[RESOLVED])
-    path = runs.find_checkpoint(spec, root, to_continue)
-    os.environ[RESOLVED] = str(path)
-    return path
-
-
-def _say(text: str, file: TextIO | None = None) -> None:
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        print(text, file=file, flush=True)
-
-
-def _device(trainer: Trainer) -> str:
-    count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-    return f"{count}{trainer.strategy.root_device.type}"
-
-
-def _report_thread(failure: threading.ExceptHookArgs) -> None:
-    """Leaves out a disk that fails under TensorBoard's thread: training stops with the same error."""
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
-
-
-def _quiet() -> None:
-    """Silences what Lightning says of its own affairs."""
-    threading.excepthook = _report_thread
-    warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
-        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # torch.compile: that there is no CUDA
-    for message in (
-        ".*does not have many workers.*",  # images in memory need none
-        ".*smaller than the logging interval.*",  # metrics are logged once an epoch
-        ".*sync_dist=True.*",  # the metrics are synchronized by themselves
-        ".*could not find the monitored key.*",  # epochs before the first validation
-        ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
-        ".*WeightAveraging doesn't support sharding.*",  # a network this small is never sharded
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def _export(argv: list[str], options: dict[str, str]) -> None:

@@ -1,0 +1,1 @@
+"""One file per verb, and what the verbs share."""

@@ -1,0 +1,44 @@
+"""What is said on the screen, and what is not."""
+
+import logging
+import threading
+import warnings
+from typing import TextIO
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def _say(text: str, file: TextIO | None = None) -> None:
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(text, file=file, flush=True)
+
+
+def _device(trainer: Trainer) -> str:
+    count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    return f"{count}{trainer.strategy.root_device.type}"
+
+
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leaves out a disk that fails under TensorBoard's thread: training stops with the same error."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+def _quiet() -> None:
+    """Silences what Lightning says of its own affairs."""
+    threading.excepthook = _report_thread
+    warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # torch.compile: that there is no CUDA
+    for message in (
+        ".*does not have many workers.*",  # images in memory need none
+        ".*smaller than the logging interval.*",  # metrics are logged once an epoch
+        ".*sync_dist=True.*",  # the metrics are synchronized by themselves
+        ".*could not find the monitored key.*",  # epochs before the first validation
+        ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
+        ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
+        ".*WeightAveraging doesn't support sharding.*",  # a network this small is never sharded
+    ):
+        warnings.filterwarnings("ignore", message)
