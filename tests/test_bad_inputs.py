@@ -45,7 +45,7 @@ def place(workplace):
     checkpoint("weights.ckpt", epoch=0)
     checkpoint("foreign.ckpt")
     foreign = torch.load("foreign.ckpt", weights_only=True)
-    foreign["hyper_parameters"]["optimizer"] = {"class_path": "os.system"}
+    foreign["hyper_parameters"]["network"] = {"class_path": "os.abort"}
     torch.save(foreign, "foreign.ckpt")
     checkpoint("cut.ckpt")
     cut = (workplace / "cut.ckpt").read_bytes()
@@ -112,7 +112,7 @@ CHECKPOINTS = [
     ("cut.ckpt", "is not a checkpoint of fmnist"),
     ("evil.ckpt", "is not a checkpoint of fmnist"),
     ("other.ckpt", "is the checkpoint of another project"),
-    ("foreign.ckpt", "names os.system"),
+    ("foreign.ckpt", "names os.abort"),
     ("shapes.ckpt", "its weights do not fit the network it describes"),
 ]
 OTHER = [

@@ -10,10 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from fmnist.data.photos import SIDE, Converted, convert, read_picture
-from fmnist.errors import UserError
 from fmnist.files import expand
-from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.training.classifier import ImageClassifier
+from fmnist.model.trained import NetworkFactory, TrainedModel
+from fmnist.runs.checkpoint import load_model, read_checkpoint
 
 ACCEPTED = (
     "a path, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
@@ -34,26 +33,23 @@ class Prediction(NamedTuple):
     """What was assumed when the picture was converted; empty for arrays and tensors."""
 
 
-def load(checkpoint: str | Path, device: str | torch.device = "cpu") -> "Predictor":
+def load(
+    checkpoint: str | Path, device: str | torch.device = "cpu", network: NetworkFactory | None = None
+) -> "Predictor":
     """Loads a trained model; nothing in the file is executed.
 
     Args:
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``.
         device: Where to compute.
+        network: The class or function that made the network, if it is not the MLP.
 
     Raises:
         UserError: The file is not a checkpoint of fmnist.
+        UntrustedError: It names a network that has not been given.
         OSError: The file cannot be read.
     """
     path = expand(checkpoint)
-    saved = read_checkpoint(path)
-    settings = {k: v for k, v in saved["hyper_parameters"].items() if k != "optimizer" and not k.startswith("_")}
-    try:
-        model = ImageClassifier(**settings)
-        model.load_state_dict(saved["state_dict"])
-    except (RuntimeError, TypeError, AttributeError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: the weights do not fit the network it describes") from error
-    return Predictor(model.to(device))
+    return Predictor(load_model(path, read_checkpoint(path, network=network), network).to(device))
 
 
 class Predictor:
@@ -63,9 +59,9 @@ class Predictor:
         model: A trained model, on the device where to compute.
     """
 
-    def __init__(self, model: ImageClassifier) -> None:
+    def __init__(self, model: TrainedModel) -> None:
         self.model = model.eval()
-        self.class_names: list[str] = list(model.hparams["class_names"])
+        self.class_names = model.class_names
 
     def classify(self, pictures: Any) -> Prediction | list[Prediction]:
         """Classifies one picture or several.
@@ -100,7 +96,8 @@ class Predictor:
     def probabilities(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """Maps images, uint8 (1, 28, 28) each, to calibrated probabilities, float (N, num_classes), on the CPU."""
         with torch.inference_mode():
-            return self.model.probabilities(torch.stack([*images]).to(self.model.device)).cpu()
+            probabilities: Tensor = self.model(torch.stack([*images]).to(self.model.temperature.device))
+            return probabilities.cpu()
 
 
 def _convert(picture: Any) -> Converted:

@@ -1,5 +1,6 @@
 """The network: uint8 images in, logits out. It knows nothing of Lightning."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -11,7 +12,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tan
 
 
 class PixelNormalization(nn.Module):
-    """Flattens uint8 images and turns their pixels into ``(pixel / 255 - mean) / std``.
+    """Turns the pixels of uint8 images into ``(pixel / 255 - mean) / std``: the first layer of every network.
 
     Args:
         mean: Mean of the pixels, on a scale from 0 to 1.
@@ -26,8 +27,8 @@ class PixelNormalization(nn.Module):
         self.zero: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to (B, 784) of the network's type, in one pass over memory."""
-        return torch.add(self.zero + self.offset, images.flatten(1), alpha=self.scale)
+        """Maps images, uint8 (B, 1, 28, 28), to the same shape in the network's type, in one pass over memory."""
+        return torch.add(self.zero + self.offset, images, alpha=self.scale)
 
 
 class MLP(nn.Sequential):
@@ -56,7 +57,7 @@ class MLP(nn.Sequential):
         mean: float = 0.2860,
         std: float = 0.3530,
     ) -> None:
-        layers: list[nn.Module] = [PixelNormalization(mean, std)]
+        layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise([28 * 28, *hidden_dims]):
             # Batch normalization subtracts the mean, so a bias before it would do nothing.
             layers.append(nn.Linear(fan_in, fan_out, bias=normalization == "none"))
@@ -66,4 +67,6 @@ class MLP(nn.Sequential):
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear([28 * 28, *hidden_dims][-1], num_classes))
-        super().__init__(*layers)
+        # The names keep the numbers that layers have in every checkpoint, where flattening was no layer.
+        first = {"0": PixelNormalization(mean, std), "flatten": nn.Flatten()}
+        super().__init__(OrderedDict(first | {str(number): layer for number, layer in enumerate(layers, 1)}))

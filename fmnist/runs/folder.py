@@ -6,7 +6,7 @@ import re
 import uuid
 from pathlib import Path
 
-from fmnist.errors import UserError, check
+from fmnist.errors import UserError
 from fmnist.files import atomic_path, expand
 
 LOGS = "lightning_logs"
@@ -81,9 +81,9 @@ def run_folder(checkpoint: Path) -> Path | None:
     return checkpoint.parent.parent if inside else None
 
 
-def results_folder(checkpoint: Path, tta: str = "none") -> Path:
+def results_folder(checkpoint: Path) -> Path:
     """Returns the folder for a test's results: in the checkpoint's run, or beside a checkpoint without one."""
-    return (run_folder(checkpoint) or checkpoint.parent) / ("test" if tta == "none" else f"test_{tta}")
+    return (run_folder(checkpoint) or checkpoint.parent) / "test"
 
 
 def find_requeued(root: Path, config: str) -> Path | None:
@@ -124,12 +124,6 @@ def lock(run: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-def check_no_links(folder: Path, pattern: str = "*") -> None:
-    """Raises a ``UserError`` if a file or folder is a link: what is written through one lands elsewhere."""
-    for path in folder.glob(pattern):
-        check(not path.is_symlink(), f"{path} is a link: put what it points to into its place")
 
 
 def _versions(logs: Path) -> list[int]:

@@ -2,27 +2,42 @@
 
 import re
 from collections.abc import Collection, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
-from fmnist.errors import UserError, check
+from fmnist.errors import UserError
 from fmnist.files import read_text
 from fmnist.runs.folder import run_folder
 
+SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
+RETIRED = {"data": {"cutout"}}  # settings of earlier versions, which old runs and checkpoints may still have
 MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its values, their nesting, its numbers
 
-# Packages whose classes each part of a configuration may name without being asked
-TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ("fmnist.",)}
+# Packages whose code each part of a configuration may name without being asked
+TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ()}
 # Settings whose value is a class, and settings of text that only looks like the path of one
-NAMING = {"class_path", "source", "optimizer", "callbacks", "logger", "plugins", "profiler", "strategy"}
-TEXT = {"default_root_dir", "root", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"} | {
-    *("folder", "path", "annotations_file", "test_annotations_file", "img_dir", "label_names", "class_map")
-}
+NAMING = {"class_path", "optimizer", "network", "callbacks", "logger", "plugins", "profiler", "strategy"}
+TEXT = {"default_root_dir", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"}
+PLAIN = {str, int, float, bool, list, dict, tuple, set, type(None), Path}
 
 
-SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
+class UntrustedError(UserError):
+    """A file names code that the user has not named.
+
+    Args:
+        path: The file.
+        foreign: Each setting, as it is typed, and the name that is its value.
+    """
+
+    def __init__(self, path: Path, foreign: list[tuple[str, str]]) -> None:
+        self.path = path
+        self.foreign = foreign
+        self.names = ", ".join(name for _, name in foreign)
+        flags = " ".join(f"--{setting} {name}" for setting, name in foreign)
+        super().__init__(f"{path} names {self.names}: if you trust that, name it yourself, with {flags}")
 
 
 def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection[str] = ()) -> dict[str, Any]:
@@ -31,13 +46,14 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection
     Args:
         checkpoint: The checkpoint's file.
         keys: Parts of the configuration, such as ``data``.
-        asked: Classes that the user has named, which are trusted.
+        asked: Code that the user has named, which is trusted.
 
     Returns:
         These parts; nothing if the checkpoint lies outside a run.
 
     Raises:
-        UserError: The configuration is damaged, or names classes of unknown packages.
+        UserError: The configuration is damaged.
+        UntrustedError: It names code that nobody has named.
     """
     folder = run_folder(checkpoint)
     if folder is None:
@@ -46,39 +62,92 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection
     try:
         saved = read_settings(path)
         settings = {key: saved[key] for key in keys if key in saved}
-        for key in TRUSTED.keys() & settings.keys():
-            _refuse_foreign_classes(key, dict(settings[key]), path, asked)
+        settings |= {key: drop_retired(key, dict(settings[key])) for key in TRUSTED.keys() & settings.keys()}
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error
+    foreign = [pair for key in TRUSTED.keys() & settings.keys() for pair in find_foreign(key, settings[key], asked)]
+    if foreign:
+        raise UntrustedError(path, foreign)
     return settings
 
 
-def _refuse_foreign_classes(part: str, settings: dict[str, Any], path: Path, asked: Collection[str]) -> None:
-    """Naming a class is running its code: what is read unasked may name those of known packages only."""
-    for name in class_names(settings):
-        known = name.startswith((*TRUSTED[part], "fmnist.")) or name in asked
-        check(known, f"{path} names {name}: if you trust it, give the run's config.yaml yourself with --config")
+def drop_retired(part: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out settings that a version of before had, and records that are no settings."""
+    return {name: value for name, value in settings.items() if not (name in RETIRED.get(part, ()) or name[:1] == "_")}
 
 
-def class_names(node: Any, key: object = None) -> Iterator[str]:
+def find_foreign(part: str, settings: Any, asked: Collection[str]) -> list[tuple[str, str]]:
+    """Finds the code that settings name, without being trusted: naming a class is running its code.
+
+    In ``data`` a class or a function stands only where one is expected, and text stays text. In the other
+    parts every text counts that could be taken for a class, a function or another file.
+
+    Args:
+        part: ``data``, ``model`` or ``trainer``.
+        settings: The settings of this part.
+        asked: Names that the user has named, which are trusted.
+
+    Returns:
+        Each setting, as it is typed, and what it names.
+    """
+    found = _named_in_data(settings, "data", False, asked) if part == "data" else named_code(settings, part)
+    known = ("fmnist.", *TRUSTED[part])
+    return [(where, name) for where, name in found if not (name.startswith(known) or name in asked)]
+
+
+def named_code(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """Yields every text in a configuration that could be taken for a class, a function or another file.
 
     Args:
         node: A configuration, or a part of one.
-        key: The setting that ``node`` is the value of.
+        where: The setting that ``node`` is the value of.
     """
+    key = where.rpartition(".")[2]
     if key in TEXT:
         return
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from class_names(value, name)
+            yield from named_code(value, where if name in ("class_path", "init_args") else f"{where}.{name}")
     elif isinstance(node, list):
         for value in node:
-            yield from class_names(value, key)
+            yield from named_code(value, where)
     elif isinstance(node, str):
         dotted = re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", node)
         if dotted or (key in NAMING and ("." in node or Path(node).exists())):
-            yield node
+            yield where, node
+
+
+def _named_in_data(node: Any, where: str, expected: bool, asked: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yields what stands where a class or a function is ``expected``."""
+    if isinstance(node, dict) and "class_path" in node:
+        path = str(node["class_path"])
+        yield where, path
+        if path.startswith("fmnist.") or path in asked:  # else it must not even be looked at
+            for name, value in {**(node.get("init_args") or {}), **(node.get("dict_kwargs") or {})}.items():
+                yield from _named_in_data(value, f"{where}.{name}", _takes_code(path, name), asked)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            yield from _named_in_data(value, f"{where}.{name}", expected or name == "source", asked)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _named_in_data(value, where, expected, asked)
+    elif isinstance(node, str) and expected:
+        yield where, node
+
+
+def _takes_code(class_path: str, parameter: str) -> bool:
+    """Tells whether a parameter of a class that is trusted may be given a class or a function."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return not _is_plain(get_type_hints(getattr(import_module(module), name).__init__)[parameter])
+    except Exception:  # no such class, no such parameter, no annotation: it may
+        return True
+
+
+def _is_plain(hint: Any) -> bool:
+    return (
+        hint in PLAIN or get_origin(hint) is Literal or (bool(get_args(hint)) and all(map(_is_plain, get_args(hint))))
+    )
 
 
 def read_settings(path: Path) -> dict[str, Any]:

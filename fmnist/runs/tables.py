@@ -1,18 +1,39 @@
-"""The tables of a run: metrics.csv, times.csv and test/metrics.json, each written and read here."""
+"""The tables of a run, metrics.csv, times.csv and test/metrics.json: each format is written and read here."""
 
 import csv
 import io
+import json
 from pathlib import Path
+from typing import Any
 
-from fmnist.files import read_text
+from fmnist.files import atomic_path, digest_file, read_text
+from fmnist.runs.folder import results_folder
+
+COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+SCHEMA = 2  # of metrics.json
+RENAMED = {"accuracy": "acc", "accuracy_interval": "acc_interval", "top2_accuracy": "top2_acc"}  # since schema 1
+
+Metrics = dict[str, Any]
 
 
-def read_seconds(run: Path) -> float | None:
-    """Adds up the time of all epochs; one that was repeated after a crash counts once."""
-    if not (run / "times.csv").exists():
-        return None
-    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines())
-    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
+def percent(share: float) -> str:
+    """Writes a share from 0 to 1 as it stands everywhere: ``90.46 %``."""
+    return f"{100 * share:.2f} %"
+
+
+def write_history(rows: list[dict[str, float]], run: Path) -> None:
+    """Writes ``metrics.csv``: a row per epoch, a cell empty where an epoch lacks the metric."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, order_columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_path(run / "metrics.csv") as part:
+        part.write_text(text.getvalue())
+
+
+def order_columns(rows: list[dict[str, float]]) -> list[str]:
+    """Returns the columns of some epochs: the usual ones, then the others by name."""
+    return [*COLUMNS, *sorted({key for row in rows for key in row} - {*COLUMNS})]
 
 
 def read_history(run: Path) -> list[dict[str, float]]:
@@ -31,4 +52,50 @@ def read_history(run: Path) -> list[dict[str, float]]:
         raise ValueError(f"{path.name}: {error}") from error
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path.name} has rows of different lengths")
-    return [{key: float(cell) for key, cell in row.items() if cell != ""} for row in rows]
+    return [{str(key): float(cell) for key, cell in row.items() if cell != ""} for row in rows]
+
+
+def append_seconds(run: Path, epoch: int, seconds: float) -> None:
+    """Adds the time of an epoch to ``times.csv``."""
+    with (run / "times.csv").open("a") as file:
+        file.write(f"{epoch},{seconds:.3f}\n")
+
+
+def read_seconds(run: Path) -> float | None:
+    """Adds up the time of all epochs; one that was repeated after a crash counts once."""
+    if not (run / "times.csv").exists():
+        return None
+    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines())
+    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
+
+
+def write_metrics(metrics: Metrics, path: Path) -> None:
+    """Writes what a test has measured as ``metrics.json``."""
+    with atomic_path(path) as part:
+        part.write_text(json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", encoding="utf-8")
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Reads a ``metrics.json`` of any version, under the names of today.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is not such a record.
+    """
+    found = json.loads(read_text(path))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no metrics")
+    return {str(RENAMED.get(name, name)): value for name, value in found.items()}
+
+
+def read_test(checkpoint: Path) -> Metrics:
+    """Reads what a test has measured of this very checkpoint; nothing if there was none.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: The results cannot be read.
+    """
+    path = results_folder(checkpoint) / "metrics.json"
+    if not (path.is_file() and checkpoint.is_file()):
+        return {}
+    found = read_metrics(path)
+    return found if found["digests"]["checkpoint"] == digest_file(checkpoint) else {}

@@ -1,0 +1,112 @@
+"""What a training has found: a network, the temperature of its calibration, the names of its classes."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fmnist.errors import UserError, check
+from fmnist.model.mlp import MLP, PixelNormalization
+
+MLP_SETTINGS = ("hidden_dims", "dropout", "normalization", "activation")
+
+
+class NetworkFactory(Protocol):
+    """A class, or a function, that makes a network for a number of classes."""
+
+    def __call__(self, *, num_classes: int) -> nn.Module:
+        """Makes a network that maps normalized images, float32 (B, 1, 28, 28), to logits (B, num_classes)."""
+
+
+class TrainedModel(nn.Module):
+    """A trained network that answers with calibrated probabilities.
+
+    Its weights have the names that they have in a checkpoint: ``network.*`` and ``temperature``.
+
+    Args:
+        network: Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes).
+        class_names: Name of each class.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, network: nn.Module, class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.class_names = list(class_names)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images, uint8 (B, 1, 28, 28), to calibrated probabilities, float (B, num_classes)."""
+        return calibrate(self.network(images), self.temperature)
+
+
+def calibrate(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Turns logits, float (B, num_classes), into probabilities that fit how often they are right."""
+    return torch.softmax(logits.float() / temperature, dim=1)
+
+
+def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = None) -> nn.Module:
+    """Builds the network that settings describe, normalization of the pixels included.
+
+    Args:
+        settings: Hyper-parameters of an ``ImageClassifier``, with ``class_names``.
+        factory: Makes the network; the MLP of the settings if not given.
+    """
+    classes, pixels = len(settings["class_names"]), {name: settings[name] for name in ("mean", "std")}
+    if factory is None:
+        return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels)
+    network = factory(num_classes=classes)
+    check(isinstance(network, nn.Module), f"model.network made a {type(network).__name__}, which is no nn.Module")
+    return nn.Sequential(PixelNormalization(**pixels), network)
+
+
+def describe_network(factory: NetworkFactory | None) -> Any:
+    """Writes a network down as plain values, as the command line does.
+
+    Args:
+        factory: A class, a function, or a ``functools.partial`` of a class with keywords.
+
+    Returns:
+        A function's path; of a class ``class_path`` and ``init_args``; None for None.
+
+    Raises:
+        UserError: It has no name that could be imported, or settings that are no plain values.
+    """
+    if factory is None:
+        return None
+    made, settings = factory, {}
+    if isinstance(factory, partial):  # the command line's own hold the class as their last argument
+        made, settings = (factory.args or (factory.func,))[-1], factory.keywords
+    path = f"{getattr(made, '__module__', '')}.{getattr(made, '__qualname__', '<none>')}"
+    check("<" not in path, f"model.network: {made!r} has no name: give a class or a function of a module")
+    check(_is_plain(settings), f"model.network: the settings of {path} are no plain values: numbers, texts, lists")
+    return {"class_path": path, "init_args": dict(settings)} if isinstance(made, type) else path
+
+
+def import_network(described: Any) -> NetworkFactory | None:
+    """Returns what ``describe_network`` wrote down; it imports the module, and so runs its code.
+
+    Raises:
+        UserError: There is no such class or function.
+    """
+    if described is None:
+        return None
+    path = described if isinstance(described, str) else described["class_path"]
+    module, _, name = path.rpartition(".")
+    try:
+        made: NetworkFactory = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"model.network: {path} cannot be imported: {error}") from error
+    return made if isinstance(described, str) else partial(made, **described.get("init_args") or {})
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
