@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fmnist.__main__ import main
-from fmnist.data.sources import download as fashion_mnist
+from fmnist.data.sources import download
 
 ROOT = Path(__file__).parent.parent
 TRAIN_SIZE, TEST_SIZE = 600, 200
@@ -69,7 +69,7 @@ def small_contents():
 def small_data(small_contents, tmp_path, monkeypatch):
     """Makes the small files pass for the published ones, and puts them into a system folder. Returns that folder."""
     files = {name: (len(data), hashlib.md5(data).hexdigest()) for name, data in small_contents.items()}
-    monkeypatch.setattr(fashion_mnist.FashionMNIST, "files", files)
+    monkeypatch.setattr(download.VerifiedFashionMNIST, "files", files)
     folder = tmp_path / "system"
     folder.mkdir()
     for name, data in small_contents.items():
@@ -91,7 +91,7 @@ def workplace(small_data, tmp_path, monkeypatch):
 def real_root(tmp_path_factory):
     """The real data set, obtained by the project's own chain. Returns ``root``."""
     root = Path(os.environ.get("FMNIST_TEST_ROOT") or tmp_path_factory.mktemp("real"))
-    fashion_mnist.FashionMNIST(root, train=False)
+    download.VerifiedFashionMNIST(root, train=False)
     return root
 
 

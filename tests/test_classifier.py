@@ -65,7 +65,7 @@ def test_checkpoint_of_a_model_made_in_python_holds_plain_values(fit, optimizer)
 
 def test_balanced_weights_make_all_classes_count_the_same():
     labels = torch.tensor([0] * 90 + [2] * 10)
-    weights = balance(labels, 4)
+    weights = balance(torch.bincount(labels, minlength=4))
     assert weights.tolist() == pytest.approx([100 / 180, 0, 100 / 20, 0])
     assert weights[labels].sum().item() == pytest.approx(100)
 
@@ -219,4 +219,4 @@ def test_half_precision_trains_as_well(fit):
     model = ImageClassifier(hidden_dims=[32])
     trainer = fit(model, precision="bf16-mixed", max_epochs=3)
     assert trainer.callback_metrics["val/acc"] > 0.9
-    assert model.network[1].weight.dtype == torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

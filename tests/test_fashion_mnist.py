@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmnist.data.sources import download as fashion_mnist
-from fmnist.data.sources.download import FashionMNIST
+from fmnist.data.sources import download
+from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.errors import UserError
 
 IMAGES = "train-images-idx3-ubyte"
@@ -25,7 +25,7 @@ def root(tmp_path):
 def no_system_copy(small_data, monkeypatch, tmp_path):
     """No local copy, no mirror, no apt-get. Returns the folder that a mirror can serve."""
     monkeypatch.setenv("FMNIST_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", [])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     return small_data
 
@@ -74,38 +74,40 @@ def serve(no_system_copy):
 
 
 def test_reads_what_the_files_hold(small_data, root):
-    train, test = FashionMNIST(root), FashionMNIST(root, train=False)
+    train, test = VerifiedFashionMNIST(root), VerifiedFashionMNIST(root, train=False)
     assert (train.data.shape, test.data.shape) == ((600, 28, 28), (200, 28, 28))
     assert train.data.dtype == torch.uint8
     assert train.targets.bincount().tolist() == [60] * 10
 
 
 def test_is_torchvisions_dataset_otherwise(small_data, root):
-    image, label = FashionMNIST(root)[3]
+    image, label = VerifiedFashionMNIST(root)[3]
     assert image.size == (28, 28)
-    assert label == FashionMNIST(root).targets[3]
-    assert Path(FashionMNIST(root).raw_folder) == root / "FashionMNIST" / "raw"
+    assert label == VerifiedFashionMNIST(root).targets[3]
+    assert Path(VerifiedFashionMNIST(root).raw_folder) == root / "FashionMNIST" / "raw"
 
 
 def test_finds_files_put_there_by_hand(no_system_copy, root):
     shutil.copytree(no_system_copy, root / "FashionMNIST" / "raw")
-    assert len(FashionMNIST(root, download=False)) == 600
+    assert len(VerifiedFashionMNIST(root, download=False)) == 600
 
 
 def test_downloads_from_the_first_mirror_that_works(serve, root, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
     behaviours = ("missing", "wrong", "truncated", "silent", "slow", "good")
-    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/", *map(serve, behaviours)])
-    assert len(FashionMNIST(root)) == 600
-    assert sorted(path.name for path in Path(FashionMNIST(root).raw_folder).iterdir()) == sorted(FashionMNIST.files)
+    monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", ["http://127.0.0.1:9/", *map(serve, behaviours)])
+    assert len(VerifiedFashionMNIST(root)) == 600
+    assert sorted(path.name for path in Path(VerifiedFashionMNIST(root).raw_folder).iterdir()) == sorted(
+        VerifiedFashionMNIST.files
+    )
 
 
 def test_final_error_lists_what_was_tried(serve, root, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
     mirrors = [*map(serve, ("missing", "wrong", "truncated", "silent", "slow"))]
-    monkeypatch.setattr(FashionMNIST, "mirrors", mirrors)
+    monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", mirrors)
     with pytest.raises(UserError) as error:
-        FashionMNIST(root)
+        VerifiedFashionMNIST(root)
     message = str(error.value)
     for part in (*mirrors, "404", "MD5", "timed out", "slower than", "no apt-get", IMAGES, "FMNIST_DATA"):
         assert part in message
@@ -116,38 +118,38 @@ def test_download_false_stays_off_the_network(no_system_copy, root, monkeypatch)
     def refuse(*args):
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(fashion_mnist, "_open", refuse)
-    monkeypatch.setattr(fashion_mnist, "_read_package", refuse)
-    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(download, "_open", refuse)
+    monkeypatch.setattr(download, "_read_package", refuse)
+    monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(UserError, match="download: false"):
-        FashionMNIST(root, download=False)
+        VerifiedFashionMNIST(root, download=False)
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"x" * (16 + 600 * 784 + 1), b"x" * (16 + 600 * 784)])
 def test_damaged_file_is_replaced(small_data, root, damage):
-    raw = Path(FashionMNIST(root).raw_folder)
+    raw = Path(VerifiedFashionMNIST(root).raw_folder)
     good = (raw / IMAGES).read_bytes()
     (raw / IMAGES).write_bytes(damage)
-    FashionMNIST(root)
+    VerifiedFashionMNIST(root)
     assert (raw / IMAGES).read_bytes() == good
 
 
 def test_damaged_file_is_named_when_nothing_can_replace_it(small_data, root, monkeypatch, tmp_path):
-    raw = Path(FashionMNIST(root).raw_folder)
+    raw = Path(VerifiedFashionMNIST(root).raw_folder)
     monkeypatch.setenv("FMNIST_DATA", str(tmp_path / "nowhere"))
     for content, reason in ((b"short", "5 bytes instead of 470416"), (b"x" * 470416, "damaged")):
         (raw / IMAGES).write_bytes(content)
         with pytest.raises(UserError, match=f"{IMAGES} .{reason}"):
-            FashionMNIST(root, download=False)
+            VerifiedFashionMNIST(root, download=False)
         assert (raw / IMAGES).read_bytes() == content, "nothing is deleted"
 
 
 def test_complete_folder_is_not_written_to(small_data, root):
-    raw = Path(FashionMNIST(root).raw_folder)
+    raw = Path(VerifiedFashionMNIST(root).raw_folder)
     before = {path.name: path.stat().st_mtime_ns for path in [raw, *raw.iterdir()]}
     raw.chmod(0o555)
     try:
-        FashionMNIST(root)
+        VerifiedFashionMNIST(root)
     finally:
         raw.chmod(0o755)
     assert {path.name: path.stat().st_mtime_ns for path in [raw, *raw.iterdir()]} == before
@@ -157,12 +159,12 @@ def test_gzip_bomb_is_not_unpacked(small_data, root):
     bomb = gzip.compress(bytes(50_000_000))
     (small_data / f"{IMAGES}.gz").write_bytes(bomb)
     with pytest.raises(UserError, match="MD5"):
-        FashionMNIST(root, download=False)
+        VerifiedFashionMNIST(root, download=False)
 
 
 @pytest.mark.network
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="needs Debian's or Ubuntu's package manager")
 def test_package_of_the_operating_system(root, monkeypatch):
     monkeypatch.setenv("FMNIST_DATA", "/nowhere")
-    monkeypatch.setattr(FashionMNIST, "mirrors", [])
-    assert len(FashionMNIST(root)) == 60_000
+    monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", [])
+    assert len(VerifiedFashionMNIST(root)) == 60_000

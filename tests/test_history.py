@@ -44,14 +44,18 @@ def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
 
 def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):
     drawn = []
-    monkeypatch.setattr("fmnist.plots.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch())
+    monkeypatch.setattr(
+        "fmnist.training.history.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch()
+    )
     fit(History("out"), max_epochs=3)
     assert drawn == [1, 3]
 
 
 def test_a_stopped_training_is_drawn(fit, workplace, monkeypatch):
     drawn = []
-    monkeypatch.setattr("fmnist.plots.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch())
+    monkeypatch.setattr(
+        "fmnist.training.history.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch()
+    )
 
     class Stop(Callback):
         def on_train_epoch_start(self, trainer, pl_module):

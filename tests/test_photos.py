@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist.data.photos import MAX_PIXELS, PictureError, convert, read_picture
-from fmnist.data.sources.download import FashionMNIST
+from fmnist.data.sources.download import VerifiedFashionMNIST
 
 
 def shoe(size=(120, 80), box=(20, 30, 100, 60), fill=(40, 60, 90), background="white", mode="RGB"):
@@ -32,7 +32,7 @@ def encode(picture, kind, **options):
 
 
 def test_grey_pictures_of_the_right_size_on_black_pass_bit_for_bit(real_root, tmp_path):
-    images = FashionMNIST(real_root, train=False).data[:500]
+    images = VerifiedFashionMNIST(real_root, train=False).data[:500]
     for image in images.numpy():
         for mode in ("L", "RGB", "RGBA"):
             converted = convert(Image.fromarray(image).convert(mode))

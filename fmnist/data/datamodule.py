@@ -75,6 +75,11 @@ class FashionMNISTDataModule(LightningDataModule):
             check(name in known, f"data.class_map names {name!r}: the classes are {', '.join(known)}")
         return [*dict.fromkeys(self.class_map.get(name, name) for name in known)]
 
+    def class_counts(self) -> Tensor:
+        """Returns the number of training images of each class, int64 (C,)."""
+        assert self.train_set is not None, "setup() comes first"
+        return torch.bincount(self.train_set.labels, minlength=len(self.class_names))
+
     def state_dict(self) -> dict[str, Any]:
         """Returns, for the checkpoint, the epoch that a continued training begins with, and what was split."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0

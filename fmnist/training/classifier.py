@@ -2,26 +2,23 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
-from fmnist.model.mlp import MLP
+from fmnist.model.trained import NetworkFactory, TrainedModel, build_network, calibrate, describe_network
 from fmnist.seeds import mix_seeds
-from fmnist.training.metrics import LossAndAccuracy, Outputs
-from fmnist.training.objective import balance, mixup
-from fmnist.training.optimization import Schedule, describe_optimizer, learning_rate_factor
+from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
+from fmnist.training.objective import Objective, balance
+from fmnist.training.optimization import Schedule, configure, describe_optimizer
 
 
 class ImageClassifier(LightningModule):
@@ -44,7 +41,9 @@ class ImageClassifier(LightningModule):
             an image is divided by its class's share of the training images.
         compile: Train with ``torch.compile``. It takes up to a minute at the start; whether steps get
             shorter depends on the machine. The weights keep their names, and only a training is compiled.
-        class_names: Names of the classes; taken from the data if not given.
+        network: Another network than the MLP, by the path of a class or a function. Called as
+            ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
+        class_names: Names of the classes; those of the data if not given.
     """
 
     temperature: Tensor
@@ -64,6 +63,7 @@ class ImageClassifier(LightningModule):
         mixup: float = 0.0,
         class_weights: Literal["none", "balanced"] = "none",
         compile: bool = False,
+        network: NetworkFactory | None = None,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -78,49 +78,43 @@ class ImageClassifier(LightningModule):
         # Plain values only, so that every checkpoint loads with weights_only=True.
         self.hparams["hidden_dims"] = list(hidden_dims)
         self.hparams["optimizer"] = describe_optimizer(optimizer)
+        self.hparams["network"] = describe_network(network)
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
         self.optimizer = optimizer
+        self.factory = network
         self.network: nn.Module | None = None
         self.register_buffer("temperature", torch.ones(()))
         self._fitted_temperature: float | None = None
         self.train_metrics = LossAndAccuracy()
         self.val_outputs = Outputs()
         self.test_outputs = Outputs()
-        self.tested = (torch.empty(0, 0), torch.empty(0, dtype=torch.long))
-        self.tta: Literal["none", "flip"] = "none"
+        self.tested: Tested | None = None
         self.seed = 0
-        self.loss_weights: Tensor | None = None
         if class_names is not None:
-            self.network = self._build()
+            self._build()
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Spares Lightning's note of the hook it is in, set forty times a step, the search for tensors in it."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+    def _build(self) -> None:
+        self.network = build_network(self.hparams, self.factory)
+        self.objective = Objective(
+            len(self.hparams["class_names"]), self.hparams["label_smoothing"], self.hparams["mixup"]
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes)."""
-        assert self.network is not None
+        assert self.network is not None, "the classes are unknown until a data module has been seen"
         logits: Tensor = self.network(images)
-        if self.tta == "flip" and not self.training:
-            logits = (logits + self.network(images.flip(-1))) / 2
         return logits
+
+    def trained(self) -> TrainedModel:
+        """Returns the network as it is now, with its calibration and its classes."""
+        assert self.network is not None
+        model = TrainedModel(self.network, self.hparams["class_names"])
+        model.temperature = self.temperature
+        return model.eval()
 
     def setup(self, stage: str) -> None:
         """Notes the seed of the run, before anything is drawn."""
         self.seed = torch.initial_seed()
-
-    def on_fit_start(self) -> None:
-        """Weighs the classes and compiles the network, if that is asked for."""
-        if self.hparams["compile"]:
-            assert self.network is not None
-            self.network.compile()
-        if self.hparams["class_weights"] == "balanced":
-            labels = self.trainer.datamodule.train_set.labels  # type: ignore[attr-defined]
-            weights = balance(labels, len(self.hparams["class_names"]))
-            self.loss_weights = weights.to(self.temperature)
 
     def configure_model(self) -> None:
         """Builds the network for the classes of the data, or checks that they are the known ones."""
@@ -132,21 +126,22 @@ class ImageClassifier(LightningModule):
             check(known == found, f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
         if self.network is None:
             self.hparams["class_names"] = known or found
-            self.network = self._build()
+            self._build()
 
-    def _build(self) -> MLP:
-        names = ("hidden_dims", "dropout", "normalization", "activation", "mean", "std")
-        return MLP(len(self.hparams["class_names"]), **{name: self.hparams[name] for name in names})
+    def on_fit_start(self) -> None:
+        """Weighs the classes and compiles the network, if that is asked for."""
+        assert self.network is not None
+        if self.hparams["compile"]:
+            self.network.compile()
+        if self.hparams["class_weights"] == "balanced":
+            self.objective.weights = balance(self.trainer.datamodule.class_counts()).to(self.temperature)  # type: ignore[attr-defined]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
         images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
-        smoothing, targets = self.hparams["label_smoothing"], labels
-        if self.hparams["mixup"]:
-            probabilities = F.one_hot(labels, len(self.hparams["class_names"])).to(self.temperature)
-            images, targets = mixup(images, probabilities, self.hparams["mixup"])
+        images, targets = self.objective.blend(images, labels)
         logits = self(images)
-        loss = F.cross_entropy(logits, targets, self.loss_weights, label_smoothing=smoothing)
+        loss = self.objective.loss(logits, targets)
         self.train_metrics.note(logits, labels, loss)
         return loss
 
@@ -159,12 +154,8 @@ class ImageClassifier(LightningModule):
         self.test_outputs.update(self(batch[0]), batch[1])
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the probabilities of a batch, float (B, num_classes)."""
-        return self.probabilities(batch[0])
-
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to calibrated probabilities, float (B, num_classes)."""
-        return torch.softmax(self(images).float() / self.temperature, dim=1)
+        """Returns the calibrated probabilities of a batch, float (B, num_classes)."""
+        return calibrate(self(batch[0]), self.temperature)
 
     def on_train_epoch_start(self) -> None:
         """Makes the randomness of the epoch a function of seed, epoch and rank."""
@@ -206,27 +197,17 @@ class ImageClassifier(LightningModule):
         checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test metrics, and keeps logits and labels as ``tested``."""
-        self.tested = self.test_outputs.compute()
+        """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""
+        logits, labels = self.test_outputs.compute()
         self.test_outputs.reset()
-        scores = score(*self.tested, self.temperature.item())
-        self._log("test", {**scores, "num_samples": torch.tensor(len(self.tested[1]))})
+        self.tested = Tested(logits, labels, score(logits, labels, self.temperature.item()))
+        self._log("test", {**self.tested.scores, "num_samples": torch.tensor(len(labels))})
 
     def _log(self, stage: str, metrics: dict[str, Tensor]) -> None:
         shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
         self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Returns the optimizer and its schedule; biases and norms are exempt from weight decay."""
-        weights = [p for p in self.parameters() if p.ndim > 1]
-        others = [p for p in self.parameters() if p.ndim <= 1]
-        optimizer = self.optimizer([{"params": weights}, {"params": others, "weight_decay": 0.0}])
-        if self.hparams["lr_schedule"] == "constant" and not self.hparams["warmup_ratio"]:
-            return optimizer
-        factor = partial(
-            learning_rate_factor,
-            total=self.trainer.estimated_stepping_batches,
-            warmup_ratio=self.hparams["warmup_ratio"],
-            schedule=self.hparams["lr_schedule"],
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        """Returns the optimizer and its schedule."""
+        schedule = (self.hparams["lr_schedule"], self.hparams["warmup_ratio"])
+        return configure(self.optimizer, self.parameters(), *schedule, self.trainer.estimated_stepping_batches)

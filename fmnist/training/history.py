@@ -1,7 +1,5 @@
 """The course of a training: one row per epoch, as a table and as a picture."""
 
-import csv
-import io
 import math
 import time
 from contextlib import suppress
@@ -12,9 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fmnist.files import atomic_path
 from fmnist.plots import draw_curves
+from fmnist.runs.tables import append_seconds, order_columns, write_history
 
 DRAW_EVERY = 5.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
-COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
 
 
 class History(Callback):
@@ -77,10 +75,8 @@ class History(Callback):
         if trainer.progress_bar_callback is None:
             print(_line(row, trainer.max_epochs), flush=True)
         if self._folder:
-            with (Path(self._folder) / "times.csv").open("a") as file:
-                file.write(f"{row['epoch']},{time.monotonic() - self._start:.3f}\n")
-            with atomic_path(Path(self._folder) / "metrics.csv") as part:
-                part.write_text(self._table())
+            append_seconds(Path(self._folder), trainer.current_epoch + 1, time.monotonic() - self._start)
+            write_history(self.rows, Path(self._folder))
             if time.monotonic() - self._drawn_at > DRAW_EVERY:
                 self._draw()
 
@@ -99,18 +95,7 @@ class History(Callback):
                 draw_curves(self.rows, part)
             self._drawn, self._drawn_at = len(self.rows), time.monotonic()
 
-    def _table(self) -> str:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, _columns(self.rows), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return text.getvalue()
-
-
-def _columns(rows: list[dict[str, float]]) -> list[str]:
-    return [*COLUMNS, *sorted({key for row in rows for key in row} - {*COLUMNS})]
-
 
 def _line(row: dict[str, float], max_epochs: int | None) -> str:
-    metrics = "  ".join(f"{key} {row[key]:.4f}" for key in _columns([row]) if "/" in key and key in row)
+    metrics = "  ".join(f"{key} {row[key]:.4f}" for key in order_columns([row]) if "/" in key and key in row)
     return f"epoch {row['epoch']:.0f}/{max_epochs}  {metrics}"

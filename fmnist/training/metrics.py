@@ -1,10 +1,22 @@
 """What is measured in every step of a training, cheaply, and gathered in an evaluation."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+
+class Tested(NamedTuple):
+    """What a network said in a test."""
+
+    logits: Tensor
+    """float (N, num_classes)."""
+    labels: Tensor
+    """int64 (N,)."""
+    scores: dict[str, Tensor]
+    """What ``score`` makes of them."""
 
 
 class LossAndAccuracy(Metric):

@@ -2,15 +2,44 @@
 
 import inspect
 import math
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.errors import UserError, check
 
 Schedule = Literal["constant", "cosine", "linear"]
+
+
+def configure(
+    factory: OptimizerCallable,
+    parameters: Iterable[nn.Parameter],
+    schedule: Schedule,
+    warmup_ratio: float,
+    total: float,
+) -> OptimizerLRScheduler:
+    """Makes the optimizer and its schedule; biases and norms are exempt from weight decay.
+
+    Args:
+        factory: Makes an optimizer of groups of parameters.
+        parameters: What is trained.
+        schedule: Course of the learning rate after the warm-up.
+        warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
+        total: Optimization steps of the whole training.
+    """
+    every = list(parameters)
+    weights, others = ([p for p in every if (p.ndim > 1) == decayed] for decayed in (True, False))
+    optimizer = factory([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+    if schedule == "constant" and not warmup_ratio:
+        return optimizer
+    factor = partial(learning_rate_factor, total=total, warmup_ratio=warmup_ratio, schedule=schedule)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
 def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule: Schedule) -> float:

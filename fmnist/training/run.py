@@ -77,7 +77,6 @@ class RunFolder(SaveConfigCallback):
             return folder
         self.handle = runs.lock(self.continued)
         check(self.handle is not None, f"{self.continued} is being trained by another process: stop that one first")
-        runs.check_no_links(self.continued)
         for part in self.continued.rglob(PARTS):  # of the process that was killed
             part.unlink()
         with atomic_path(self.continued / "config.yaml") as part:

@@ -1,12 +1,48 @@
 """How Lightning's Trainer is set up for the command line."""
 
 import signal
+import sys
 from contextlib import nullcontext
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
+
+from fmnist.training.checkpoint_io import AtomicCheckpointIO
+from fmnist.training.history import History
+from fmnist.training.run import run_checkpoints
+
+
+def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, Any], list[Callback]]:
+    """Returns what a trainer of the command line has beside its settings.
+
+    Args:
+        config: The settings.
+        fits: Whether it will train.
+        validated: Whether there will be a validation accuracy.
+
+    Returns:
+        Arguments that replace the settings, and callbacks that join theirs.
+    """
+    callbacks: list[Callback] = [Interrupt(), History(), *run_checkpoints(validated)] if fits else []
+    arguments: dict[str, Any] = {"profiler": config.profiler or NoProfiler()}
+    if not fits or config.logger in (True, None):
+        arguments["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
+    plugins = _as_list(config.plugins)
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+    if not any(isinstance(callback, ProgressBar) for callback in _as_list(config.callbacks)):
+        shown = config.enable_progress_bar is not False and sys.stdout.isatty()
+        arguments["enable_progress_bar"] = shown
+        callbacks += [EpochBar(refresh_rate=20)] if shown else []
+    return arguments, callbacks
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 class Interrupt(Callback):

@@ -37,7 +37,7 @@ APT_UPDATE_LIMIT = 15  # seconds
 Fetch = Callable[[str], bytes]
 
 
-class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
+class VerifiedFashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
     """Drop-in for torchvision's class that looks further and trusts less.
 
     Missing files come from the first place that has them: ``root`` itself (gzip files put there
@@ -70,6 +70,11 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[misc]
         self._damaged: set[str] = set()
         # torchvision calls download() only on request, but local copies are wanted in any case
         super().__init__(expand(root), train=train, download=True, **kwargs)
+
+    @property
+    def raw_folder(self) -> str:
+        """The folder of the files, which torchvision names after the class."""
+        return str(Path(self.root) / "FashionMNIST" / "raw")
 
     def _check_legacy_exist(self) -> bool:
         return False  # the unverified .pt files of torchvision before 0.9

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fmnist.data.sources import download as fashion_mnist
+from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.data.sources.source import Source
 
 
@@ -16,7 +16,7 @@ class FashionMNIST(Source):
         download: Whether missing files may be fetched from the network.
     """
 
-    class_names = fashion_mnist.FashionMNIST.classes
+    class_names = VerifiedFashionMNIST.classes
 
     def __init__(self, root: str = "data", download: bool = True) -> None:
         self.root = root
@@ -24,9 +24,9 @@ class FashionMNIST(Source):
 
     def prepare(self) -> None:
         """Finds or fetches the four files and verifies them."""
-        fashion_mnist.FashionMNIST(self.root, train=False, download=self.download)
+        VerifiedFashionMNIST(self.root, train=False, download=self.download)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Reads 60,000 or 10,000 images; see ``Source.load``."""
-        dataset = fashion_mnist.FashionMNIST(self.root, train=train, download=self.download)
+        dataset = VerifiedFashionMNIST(self.root, train=train, download=self.download)
         return dataset.data.unsqueeze(1), dataset.targets
