@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fmnist.data.sources.download import FashionMNIST
+from fmnist.data.sources.download import VerifiedFashionMNIST
 
 READ = """
 import sys, time
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--root", default="data", help="folder of the data set (default data)")
     parser.add_argument("--count", type=int, default=60_000, help="pictures to use (default 60,000)")
     args = parser.parse_args()
-    data = FashionMNIST(args.root)
+    data = VerifiedFashionMNIST(args.root)
     with tempfile.TemporaryDirectory() as folder:
         for index, (image, label) in enumerate(zip(data.data[: args.count].numpy(), data.targets, strict=False)):
             path = Path(folder) / "photos" / f"{label}" / f"{index:05}.png"

@@ -24,7 +24,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fmnist import load
-from fmnist.data.sources.download import FashionMNIST
+from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.inference.onnx import to_onnx
 from fmnist.runs.folder import find_checkpoint
 
@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100_000, help="files of the large folder (default 100,000)")
     args = parser.parse_args()
     checkpoint = find_checkpoint(args.ckpt_path, Path())
-    test = FashionMNIST(args.root, train=False)
+    test = VerifiedFashionMNIST(args.root, train=False)
     test.data, test.targets = test.data[: args.count], test.targets[: args.count]
     with tempfile.TemporaryDirectory() as folder:
         compare_pictures(Path(folder), checkpoint, test, args.many)
     compare_export(checkpoint, test)
 
 
-def compare_pictures(folder: Path, checkpoint: Path, test: FashionMNIST, many: int) -> None:
+def compare_pictures(folder: Path, checkpoint: Path, test: VerifiedFashionMNIST, many: int) -> None:
     """Prints classes, accuracy, speed and memory."""
     images, labels = test.data.numpy(), [test.classes[label] for label in test.targets]
     direct = [prediction.name for prediction in load(checkpoint).classify(test.data.unsqueeze(1))]  # type: ignore[union-attr]
@@ -104,7 +104,7 @@ def classify(checkpoint: Path, pictures: Path, output: Path) -> tuple[float, flo
     return float(seconds), int(kilobytes) / 1024
 
 
-def compare_export(checkpoint: Path, test: FashionMNIST) -> None:
+def compare_export(checkpoint: Path, test: VerifiedFashionMNIST) -> None:
     """Prints differences and latencies of the exported file and the model."""
     import onnxruntime
 

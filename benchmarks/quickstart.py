@@ -13,6 +13,8 @@ from pathlib import Path
 
 from seeds import call, summarize
 
+from fmnist.runs.tables import read_metrics
+
 # Accuracy and average loss on the test set after each epoch, as published with the recipe.
 PUBLISHED = [(0.473, 2.1499), (0.541, 1.8640), (0.603, 1.4950), (0.637, 1.2357), (0.650, 1.0742)]
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -27,9 +29,9 @@ def main() -> None:
     runs = [run_seed(seed, folder / f"seed_{seed}", options) for seed in range(args.seeds)]
     print("\nepoch  accuracy: published        ours (std)   loss: published        ours (std)")
     for epoch, (accuracy, loss) in enumerate(PUBLISHED):
-        ours = summarize([{key: run[epoch][key] for key in ("accuracy", "loss")} for run in runs])
+        ours = summarize([{key: run[epoch][key] for key in ("acc", "loss")} for run in runs])
         print(
-            f"{epoch + 1:5}  {accuracy:19.1%}  {ours['accuracy']['mean']:8.1%} ({ours['accuracy']['std']:.1%})"
+            f"{epoch + 1:5}  {accuracy:19.1%}  {ours['acc']['mean']:8.1%} ({ours['acc']['std']:.1%})"
             f"  {loss:15.4f}  {ours['loss']['mean']:8.4f} ({ours['loss']['std']:.4f})"
         )
 
@@ -45,7 +47,7 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> list[dict[str, floa
         rows = []
         for epoch in range(len(PUBLISHED)):
             call("test", "--ckpt_path", folder / "epochs" / f"epoch={epoch}.ckpt")
-            rows.append(json.loads((folder / "epochs" / "test" / "metrics.json").read_text()))
+            rows.append(read_metrics(folder / "epochs" / "test" / "metrics.json"))
         result.write_text(json.dumps(rows))
     return json.loads(result.read_text())  # type: ignore[no-any-return]
 

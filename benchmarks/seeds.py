@@ -15,7 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTED = ("accuracy", "loss", "nll", "brier", "ece", "ece_uncalibrated")
+from fmnist.runs.tables import read_metrics
+
+TESTED = ("acc", "loss", "nll", "brier", "ece", "ece_uncalibrated")
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--no_test", action="store_true", help="leave the test set alone, as a search must")
     args, options = parser.parse_known_args()
     folder = Path("lightning_logs/seeds") / (args.name or args.config.stem)
+    refuse_other_options(folder, [str(args.config), *options])
     runs = [
         run_seed(args.config, seed, folder / f"seed_{seed}", options, not args.no_test) for seed in range(args.seeds)
     ]
@@ -46,6 +49,16 @@ def main() -> None:
         )
 
 
+def refuse_other_options(folder: Path, options: list[str]) -> None:
+    """Ends the program if results are there that were made with other options."""
+    record = folder / "options.json"
+    if record.exists() and json.loads(record.read_text()) != options:
+        before = " ".join(json.loads(record.read_text()))
+        sys.exit(f"{folder} holds results of: {before}. Give another --name, or remove the folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(options))
+
+
 def run_seed(config: Path, seed: int, folder: Path, options: list[str], test: bool) -> dict[str, float]:
     """Trains and tests one seed, unless that has been done, and returns its metrics."""
     result = folder / "result.json"
@@ -61,10 +74,10 @@ def run_seed(config: Path, seed: int, folder: Path, options: list[str], test: bo
         validated = [row for row in rows if row["val/acc"]]
         if validated:
             best = max(validated, key=lambda row: float(row["val/acc"]))
-            found |= {"val_accuracy": float(best["val/acc"]), "val_ece": float(best["val/ece"])}
+            found |= {key: float(best[key]) for key in ("val/acc", "val/ece")}
         if test:
-            metrics = json.loads((run / "test" / "metrics.json").read_text())
-            found |= {f"test_{key}": metrics[key] for key in TESTED}
+            metrics = read_metrics(run / "test" / "metrics.json")
+            found |= {f"test/{key}": metrics[key] for key in TESTED}
         result.write_text(json.dumps(found))
     return json.loads(result.read_text())  # type: ignore[no-any-return]
 

@@ -107,7 +107,7 @@ def run(peer: str, recipe: str, epochs: int, seed: int, root: str) -> tuple[floa
         if peer == "fmnist":
             words = [*OURS, "--trainer.max_epochs", epochs, "--seed_everything", seed]
             seconds = timed("-m", "fmnist", "fit", *words, *_places(root, folder))
-            timed("-m", "fmnist", "test", "--report", "false", "--trainer.default_root_dir", folder)
+            timed("-m", "fmnist", "test", "--trainer.default_root_dir", folder)
             (metrics,) = Path(folder).rglob("metrics.json")
             return seconds, json.loads(metrics.read_text())["accuracy"]
         words = [__file__, "--root", str(Path(root).resolve()), "--run", peer, recipe, str(epochs), str(seed)]
@@ -342,7 +342,6 @@ def measure_start(root: str, repeats: int) -> dict[str, float]:
             "import lightning, torchvision": ("-c", "import lightning, torchvision"),
             "the same, up to the last line": ("-c", "import os, lightning, torchvision; os._exit(0)"),
             "fit, up to the first step": ("-c", first_step, *fit),
-            "test, without the report": (*test, "--report", "false"),
             "test": test,
             "fit --help": ("-m", "fmnist", "fit", "--help"),
             "--help": ("-m", "fmnist", "--help"),

@@ -3,10 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-
-from fmnist.evaluation.scores import ECE_BINS, reliability
 
 SAMPLES = 12  # images of each class in a picture
 
@@ -58,27 +55,25 @@ def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: P
     figure.savefig(path, format="png", dpi=120, bbox_inches="tight")
 
 
-def draw_reliability(logits: Tensor, labels: Tensor, temperature: float, file: Any, format: str = "png") -> None:
-    """Draws how often predictions are right against how sure they are, before and after calibration.
+def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format: str = "png") -> None:
+    """Draws how often predictions are right against how sure they are.
 
     Args:
-        logits: float (N, num_classes).
-        labels: int64 (N,).
-        temperature: Of the calibration.
+        panels: By title, what ``reliability`` returns: the share of the samples in each bin, and their accuracy.
         file: A path or an open file.
         format: ``png`` or ``svg``.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = zip(figure.subplots(1, 2, sharey=True), (1.0, temperature), ("before", "after"), strict=True)
-    left = [number / ECE_BINS for number in range(ECE_BINS)]
-    for axes, divisor, title in panels:
-        bins = reliability(torch.softmax(logits.double() / divisor, 1), labels)
-        share, accuracy, _ = (values.tolist() for values in bins)
-        axes.bar(left, accuracy, 1 / ECE_BINS, align="edge", edgecolor="white", label="accuracy")
-        axes.bar(left, share, 1 / ECE_BINS, align="edge", alpha=0.5, label="share of the images")
+    figure = Figure(figsize=(4.5 * len(panels), 4), layout="constrained")
+    for axes, (title, (share, accuracy)) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        width = 1 / len(share)
+        left = [number * width for number in range(len(share))]
+        axes.bar(left, accuracy.tolist(), width, align="edge", edgecolor="white", label="accuracy")
+        axes.bar(left, share.tolist(), width, align="edge", alpha=0.5, label="share of the images")
         axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfect")
-        axes.set(xlabel="probability of the predicted class", title=f"{title} calibration", xlim=(0, 1), ylim=(0, 1))
+        axes.set(xlabel="probability of the predicted class", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
     figure.savefig(file, format=format, transparent=True)

@@ -31,13 +31,15 @@ def test_seeds_prints_saves_and_continues(run, workplace):
     config = ROOT / "configs" / "mlp.yaml"
     words = (config, *LITTLE, "--trainer.max_epochs=1")
     out = run("seeds.py", *words)
-    assert "test_accuracy: 0." in out
+    assert "test/acc: 0." in out
     assert "± 0.0000" in out
     saved = json.loads((workplace / "lightning_logs/seeds/mlp/results.json").read_text())
-    assert saved["summary"]["test_accuracy"]["mean"] == saved["runs"][0]["test_accuracy"]
+    assert saved["summary"]["test/acc"]["mean"] == saved["runs"][0]["test/acc"]
     again = run("seeds.py", *words)
     assert "epoch 1/1" not in again, "a finished seed is not trained again"
     assert again.splitlines()[-1] == out.splitlines()[-1]
+    other = run("seeds.py", *words, "--model.dropout=0.1", code=1)
+    assert "Give another --name" in other, "results of other options are not passed off as these"
 
 
 def test_search_records_trials_once_and_goes_on_with_a_stopped_one(run, workplace):

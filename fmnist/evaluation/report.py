@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fmnist.evaluation.results import Metrics, headline
+from fmnist.evaluation.results import headline
+from fmnist.evaluation.scores import reliability
 from fmnist.files import atomic_path
 from fmnist.plots import draw_curves, draw_reliability
 from fmnist.runs.folder import run_folder
-from fmnist.runs.tables import read_history
+from fmnist.runs.tables import Metrics, read_history
 
 MISTAKES = 24  # in the gallery
 PAIRS = 10  # of classes that are confused most often
@@ -45,7 +46,7 @@ def write_report(
         mistakes=_mistakes(metrics, logits, images, labels),
         layers=_layers(network),
         curves=_picture(draw_curves, rows) if rows else None,
-        reliability=_picture(draw_reliability, logits, labels, metrics["temperature"]),
+        reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
         fit_command=shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"]) if run else None,
         test_command=shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", metrics["checkpoint"]]),
     )
@@ -53,10 +54,22 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
+def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
+    divisors = {"before calibration": 1.0, "after calibration": temperature}
+    return {
+        title: reliability(torch.softmax(logits.double() / divisor, 1), labels) for title, divisor in divisors.items()
+    }
+
+
 def _layers(network: nn.Module) -> list[tuple[str, str, int]]:
+    """Lists the layers that hold parameters of their own or do something by themselves."""
+    own = {
+        name: (layer, [p.numel() for p in layer.parameters(recurse=False)]) for name, layer in network.named_modules()
+    }
     return [
-        (name, str(layer), sum(parameter.numel() for parameter in layer.parameters()))
-        for name, layer in network.named_children()
+        (name, type(layer).__name__ if [*layer.children()] else str(layer), sum(sizes))
+        for name, (layer, sizes) in own.items()
+        if sizes or not [*layer.children()]
     ]
 
 

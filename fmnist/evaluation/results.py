@@ -1,6 +1,5 @@
 """What a test found: its figures as metrics.json, and as lines on the screen."""
 
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -9,33 +8,29 @@ from typing import Any
 from torch import Tensor
 
 from fmnist import __version__
-from fmnist.evaluation.scores import score, score_classes, wilson_interval
-from fmnist.files import atomic_path, digest_file
+from fmnist.evaluation.scores import score_classes, wilson_interval
+from fmnist.files import digest_file
 from fmnist.runs.folder import run_folder
-
-SCHEMA = 1
-Metrics = dict[str, Any]
+from fmnist.runs.tables import Metrics, percent
 
 
-def measure(logits: Tensor, labels: Tensor, class_names: list[str], temperature: float) -> Metrics:
+def measure(
+    scores: dict[str, Tensor], logits: Tensor, labels: Tensor, class_names: list[str], temperature: float
+) -> Metrics:
     """Turns what a network says of labelled images into the figures of ``metrics.json``.
 
     Args:
+        scores: What ``score`` returned for them.
         logits: float (N, num_classes).
         labels: int64 (N,).
         class_names: Name of each class.
         temperature: Of the calibration; 1 for none.
     """
-    scores = {name: value.item() for name, value in score(logits, labels, temperature).items()}
     classes = score_classes(logits.argmax(1), labels, len(class_names))
-    count, correct = len(labels), int((logits.argmax(1) == labels).sum())
-    columns = ("precision", "recall", "f1", "support")
+    count, columns = len(labels), ("precision", "recall", "f1", "support")
     return {
-        "schema": SCHEMA,
-        "accuracy": correct / count,
-        "accuracy_interval": wilson_interval(correct, count),
-        "top2_accuracy": round(scores.pop("top2_acc") * count) / count,
-        **{name: value for name, value in scores.items() if name != "acc"},
+        **{name: value.item() for name, value in scores.items()},
+        "acc_interval": wilson_interval(round(scores["acc"].item() * count), count),
         "temperature": temperature,
         "num_samples": count,
         "classes": [
@@ -66,15 +61,15 @@ def origin(checkpoint_path: Path, checkpoint: dict[str, Any]) -> Metrics:
 
 def headline(metrics: Metrics) -> list[str]:
     """Says the most important figures in three lines."""
-    low, high = metrics["accuracy_interval"]
-    calibration = f"temperature {metrics['temperature']:.3f}"
+    low, high = map(percent, metrics["acc_interval"])
+    calibration = f"{metrics['ece_uncalibrated']:.4f} before calibration, temperature {metrics['temperature']:.3f}"
     if metrics["temperature"] == 1:
         calibration = "not calibrated: there were no validation images"
     return [
-        f"accuracy {metrics['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}), "
-        f"top-2 {metrics['top2_accuracy']:.2%}, {metrics['num_samples']:,} images",
-        f"loss {metrics['loss']:.4f}, after calibration {metrics['nll']:.4f}; Brier score {metrics['brier']:.4f}",
-        f"calibration error {metrics['ece']:.4f} ({metrics['ece_uncalibrated']:.4f} before; {calibration})",
+        f"acc {percent(metrics['acc'])} (95 % interval {low} to {high}), "
+        f"top2_acc {percent(metrics['top2_acc'])}, {metrics['num_samples']:,} images",
+        f"loss {metrics['loss']:.4f}; of the probabilities: nll {metrics['nll']:.4f}, brier {metrics['brier']:.4f}",
+        f"ece {metrics['ece']:.4f} ({calibration})",
     ]
 
 
@@ -88,9 +83,3 @@ def class_table(metrics: Metrics) -> list[str]:
             for row in metrics["classes"]
         ),
     ]
-
-
-def write_metrics(metrics: Metrics, path: Path) -> None:
-    """Writes the figures as JSON."""
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import (
-    multiclass_accuracy,
     multiclass_calibration_error,
     multiclass_confusion_matrix,
     multiclass_f1_score,
@@ -36,8 +35,8 @@ def score(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tenso
     classes = logits.shape[1]
     one_hot = F.one_hot(labels, classes)
     return {
-        "acc": multiclass_accuracy(logits, labels, classes, average="micro"),
-        "top2_acc": multiclass_accuracy(logits, labels, classes, average="micro", top_k=min(2, classes)),
+        "acc": (logits.argmax(1) == labels).double().mean(),
+        "top2_acc": (logits.topk(min(2, classes)).indices == labels.unsqueeze(1)).any(1).double().mean(),
         "loss": F.cross_entropy(logits, labels),
         "nll": F.cross_entropy(logits / temperature, labels),
         "brier": (probabilities - one_hot).square().sum(1).mean(),
@@ -46,7 +45,7 @@ def score(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tenso
     }
 
 
-def reliability(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def reliability(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Compares how sure predictions are with how often they are right, in 15 bins of equal width.
 
     Args:
@@ -55,14 +54,13 @@ def reliability(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, 
 
     Returns:
         For each bin of the predicted class's probability, float (15,): the share of the samples, and
-        their accuracy and mean probability, which are 0 in an empty bin.
+        their accuracy, which is 0 in an empty bin.
     """
     confidence, predicted = probabilities.max(1)
     bins = (confidence * ECE_BINS).long().clamp(max=ECE_BINS - 1)
     counts = torch.bincount(bins, minlength=ECE_BINS)
     right = torch.bincount(bins, (predicted == labels).double(), ECE_BINS)
-    total = torch.bincount(bins, confidence.double(), ECE_BINS)
-    return counts / counts.sum(), right / counts.clamp(min=1), total / counts.clamp(min=1)
+    return counts / counts.sum(), right / counts.clamp(min=1)
 
 
 def score_classes(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
