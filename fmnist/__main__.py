@@ -8,19 +8,21 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from fmnist import __version__
 from fmnist.errors import UserError
 
+# Each verb with its file in cli/ and what it does
 VERBS = {
-    "fit": "train a model, or continue a training",
-    "validate": "evaluate a trained model on the validation images",
-    "test": "evaluate a trained model on the official test images",
-    "predict": "classify pictures or the test images, into a file or on the screen",
-    "prepare": "fetch and verify the data, and describe it",
-    "export": "write a trained model as an ONNX file, which needs neither fmnist nor torch",
-    "compare": "show all runs in one table",
+    "fit": ("command", "train a model, or continue a training"),
+    "validate": ("command", "evaluate a trained model on the validation images"),
+    "test": ("command", "evaluate a trained model on the official test images"),
+    "predict": ("command", "classify pictures or the test images, into a file or on the screen"),
+    "prepare": ("prepare", "fetch and verify the data, and describe it"),
+    "export": ("export", "write a trained model as an ONNX file, which needs neither fmnist nor torch"),
+    "compare": ("compare", "show all runs in one table"),
 }
 
 
@@ -57,14 +59,12 @@ def _run(argv: list[str]) -> int:
         print(_help())
     elif argv[0] == "--version":
         print(f"fmnist {__version__}")
-    elif argv[0] == "compare":
-        from fmnist.cli import compare
-
-        compare.run(VERBS["compare"], argv[1:])
     elif argv[0] in VERBS:
-        from fmnist.cli import command  # imports torch
-
-        command.run(argv[0], VERBS[argv[0]], argv[1:])
+        verb, words, (file, description) = argv[0], argv[1:], VERBS[argv[0]]
+        if file != "command":
+            import_module(f"fmnist.cli.{file}").run(description, words)
+        elif not (verb == "predict" and _predict_pictures(description, words)):
+            import_module("fmnist.cli.command").run(verb, description, words)
     else:
         near = difflib.get_close_matches(argv[0], VERBS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(VERBS)}"
@@ -72,8 +72,17 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
+def _predict_pictures(description: str, words: list[str]) -> bool:
+    """Classifies pictures, if that is asked for and needs no Trainer: its import takes seconds."""
+    if not any(word.startswith("--images") for word in words):
+        return False
+    from fmnist.cli.predict import run_without_trainer
+
+    return run_without_trainer(description, words)
+
+
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:10}{text}" for verb, (_, text) in VERBS.items())
     return f"""usage: fmnist VERB [options]
 
 Classifies images of clothing with a multilayer perceptron.

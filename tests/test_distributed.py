@@ -55,7 +55,7 @@ def test_two_processes_make_one_run_and_count_every_sample_once(trained, real_ro
         results.append(json.loads((run / "test" / "metrics.json").read_text()))
     one, two = results
     assert one["num_samples"] == two["num_samples"] == 10_000
-    assert one["accuracy"] == two["accuracy"]
+    assert one["acc"] == two["acc"]
     for name in ("loss", "nll", "brier", "ece"):
         assert one[name] == pytest.approx(two[name], rel=1e-5)
     assert one["confusion_matrix"] == two["confusion_matrix"]
@@ -68,7 +68,7 @@ def test_three_processes_count_every_image_in_order(trained):
     for name, devices in (("one.csv", ()), ("three.csv", three)):
         done = spawn("predict", "--output", name, *devices, cwd=trained)
         assert (done.returncode, done.stderr) == (0, "")
-        done = spawn("test", "--report=false", *devices, cwd=trained)
+        done = spawn("test", *devices, cwd=trained)
         assert (done.returncode, done.stderr) == (0, "")
         metrics = json.loads((trained / "lightning_logs/version_0/test/metrics.json").read_text())
         results.append({key: metrics[key] for key in metrics.keys() - {"device", "seconds", "created"}})

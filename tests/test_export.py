@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fmnist import load
-from fmnist.data.sources.download import FashionMNIST
+from fmnist.inference.predictor import Predictor
+from fmnist.data.sources.download import VerifiedFashionMNIST
 from tests.conftest import ROOT, spawn
 
 pytestmark = pytest.mark.network
@@ -39,7 +40,7 @@ def session(place):
 
 
 def test_all_test_images_get_the_same_class_and_probabilities(place, session, real_root):
-    images = FashionMNIST(real_root, train=False).data.unsqueeze(1)
+    images = VerifiedFashionMNIST(real_root, train=False).data.unsqueeze(1)
     expected = load(place / BEST).probabilities(images).numpy()
     (found,) = session.run(None, {"images": images.numpy()})
     assert (found.argmax(1) == expected.argmax(1)).all()
@@ -56,7 +57,7 @@ def test_metadata_say_what_it_is(place, session):
     found = session.get_modelmeta().custom_metadata_map
     metrics = json.loads((place / BEST.parent.parent / "test" / "metrics.json").read_text())
     assert json.loads(found["class_names"])[9] == "Ankle boot"
-    assert json.loads(found["metrics"])["accuracy"] == metrics["accuracy"]
+    assert json.loads(found["metrics"])["acc"] == metrics["acc"]
     assert found["fmnist_version"] == "0.1.0"
     assert found["checkpoint_sha256"] == hashlib.sha256((place / BEST).read_bytes()).hexdigest()
 
@@ -74,11 +75,9 @@ def test_readme_shows_how_to_use_it_without_fmnist_and_torch(place):
 
 
 def test_a_file_that_differs_from_the_model_is_not_kept(place, monkeypatch, cli, tmp_path):
-    from fmnist.inference import onnx as export
-
     monkeypatch.chdir(place)
-    real = export._Probabilities.forward
-    monkeypatch.setattr(export._Probabilities, "forward", lambda self, images: real(self, images) * 1.01)
+    real = Predictor.probabilities
+    monkeypatch.setattr(Predictor, "probabilities", lambda self, images: real(self, images) * 1.01)
     code, _, err = cli("export", "--output", tmp_path / "wrong.onnx")
     assert code == 2
     assert "the file differs from the model by" in err

@@ -61,6 +61,6 @@ def test_console_script_and_metadata():
 
 
 def test_only_the_unified_lightning_package_is_imported():
-    for path in (ROOT / "fmnist").glob("*.py"):
+    for path in (ROOT / "fmnist").rglob("*.py"):
         assert "import pytorch_lightning" not in path.read_text()
         assert "from pytorch_lightning" not in path.read_text()

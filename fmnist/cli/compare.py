@@ -1,6 +1,5 @@
 """One table of all runs: what differs between them, and how well they did."""
 
-import argparse
 import csv
 import io
 import json
@@ -8,14 +7,15 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from fmnist.errors import UserError, check
-from fmnist.files import digest_file, read_text
+from fmnist.cli.plain import PlainParser
+from fmnist.errors import check
 from fmnist.runs.folder import LOGS, lock
 from fmnist.runs.settings import read_settings
-from fmnist.runs.tables import read_history, read_seconds
+from fmnist.runs.tables import read_history, read_seconds, read_test
 
+EXAMPLE = "fmnist compare --format markdown"
 FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
 WIDEST = 60  # characters of a cell
@@ -26,20 +26,14 @@ Row = dict[str, Any]
 
 def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``compare``, described in a few words, with what was typed after it."""
-    usage, example = "fmnist compare [options] [FOLDER]", "example: fmnist compare --format markdown"
-    parser = _Parser(usage=usage, description=description, epilog=example, allow_abbrev=False)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(LOGS), help=f"where the runs are ({LOGS})")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="how the table is written (text)")
+    parser = PlainParser("compare", description, EXAMPLE, " [FOLDER]")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(LOGS), help=f"Where the runs are ({LOGS}).")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="How the table is written (text).")
     options = parser.parse_args([*argv])
     check(options.folder.is_dir(), f"{options.folder}: there is no such folder; name one that holds runs")
     rows = compare(options.folder)
     check(bool(rows), f"{options.folder} holds no runs: name a folder with version_N in it")
     print(_write(rows, options.format).encode(errors="backslashreplace").decode())
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 def compare(folder: Path) -> list[Row]:
@@ -101,14 +95,8 @@ def _running(path: Path) -> str:
 
 
 def _read_test(path: Path) -> Row:
-    """Returns the test metrics, if they are those of ``best.ckpt`` as it is now."""
-    results = path / "test" / "metrics.json"
-    if not results.is_file():
-        return {}
-    test = json.loads(read_text(results))
-    found: Row = {"test/acc": float(test["accuracy"]), "test/ece": float(test["ece"])}
-    best = path / "checkpoints" / "best.ckpt"
-    return found if best.is_file() and test["digests"]["checkpoint"] == digest_file(best) else {}
+    test = read_test(path / "checkpoints" / "best.ckpt")
+    return {f"test/{name}": float(test[name]) for name in ("acc", "ece")} if test else {}
 
 
 def _flatten(node: Any, prefix: str = "") -> Row:

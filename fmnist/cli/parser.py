@@ -1,14 +1,16 @@
 """The command line's parser: one line for a mistake, a page for --help."""
 
 import argparse
-import difflib
 import re
 from typing import Any, NoReturn
 
 from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
+from fmnist.cli.plain import suggest
+from fmnist.data.sources import folder, mnist, parquet, table  # noqa: F401 - their classes can be typed by name
 from fmnist.errors import UserError
+from fmnist.runs.settings import RETIRED
 
 # What --help shows of the trainer's fifty flags
 EVALUATION_FLAGS = {f"trainer.{flag}" for flag in ("accelerator", "devices", "precision", "default_root_dir")}
@@ -32,14 +34,7 @@ HELP = {
     "trainer.fast_dev_run": "Run this many batches and no more, to find mistakes early.",
     "trainer.default_root_dir": "Folder that holds lightning_logs.",
 }
-EPILOG = {
-    "fit": "example: fmnist fit --config configs/mlp.yaml --model.dropout 0.1",
-    "validate": "example: fmnist validate --ckpt_path last",
-    "test": "example: fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt",
-    "predict": "example: fmnist predict --images photos --output predictions.csv",
-    "export": "example: fmnist export --output model.onnx",
-    "prepare": "example: fmnist prepare --show samples.png",
-}
+DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -56,6 +51,21 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # without abbreviations, a misspelt option is not taken for another
         super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+
+    def accept_retired(self) -> None:
+        """Reads settings that a configuration of before may have; ``parse_args`` leaves them out again."""
+        for part, names in RETIRED.items():
+            for name in names:
+                self.add_argument(f"--{part}.{name}", type=Any, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parses the command line."""
+        config = super().parse_args(*args, **kwargs)
+        for part, names in RETIRED.items():
+            for name in names:
+                for where in (config, config.get(config.get("subcommand"), {})):
+                    where.get(part, {}).pop(name, None)
+        return config
 
     def format_help(self, *args: Any) -> str:
         """Shows what most people need, in a sentence each."""
@@ -74,7 +84,8 @@ class Parser(LightningArgumentParser):
             elif action.help and action.help != argparse.SUPPRESS:
                 action.help = re.split(r"(?<=[.])\s|\n\n", action.help)[0]
         for section in self._action_groups:
-            names = {action.dest.partition(".")[0] for action in section._group_actions}
+            shown = (action for action in section._group_actions if action.help != argparse.SUPPRESS)
+            names = {action.dest.partition(".")[0] for action in shown}
             section.title = next((title for name, title in TITLES.items() if name in names), section.title)
         if any(action.dest == "config" for action in self._actions):
             self.epilog = f"{self.epilog}; --print_config shows every setting there is"
@@ -86,6 +97,5 @@ class Parser(LightningArgumentParser):
         if unknown:
             name = unknown[1] or unknown[2]
             options = getattr(ex, "subcommand_parser", self).get_defaults().keys(branches=True)
-            near = difflib.get_close_matches(name, options, n=1)
-            message = f"there is no option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
+            message = suggest(name, options)
         raise UserError(message[:400]) from ex

@@ -1,14 +1,39 @@
 """Fetch the data, verify it, and say what is in it."""
 
+import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fmnist.cli.parser import DEFAULT_SOURCE, Parser
+from fmnist.cli.screen import quiet
+from fmnist.cli.start import scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.files import atomic_path
 from fmnist.plots import draw_samples
+from fmnist.runs.settings import SHARED_KEYS
+
+EXAMPLE = "fmnist prepare --show samples.png"
+
+
+def run(description: str, argv: list[str]) -> None:
+    """Runs ``prepare``, described in a few words, with what was typed after it."""
+    quiet()
+    scan(argv)
+    text = f"{description[0].upper()}{description[1:]}."
+    parser = Parser(usage="fmnist prepare [options]", description=text, epilog=f"example: {EXAMPLE}")
+    parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
+    parser.add_class_arguments(FashionMNISTDataModule, "data")
+    parser.set_defaults(DEFAULT_SOURCE)
+    parser.accept_retired()
+    parser.add_function_arguments(prepare, skip={"data"})
+    for key in {*SHARED_KEYS} - {"data"}:
+        parser.add_argument(f"--{key}", type=Any, help=argparse.SUPPRESS)  # so that any configuration is accepted
+    made = parser.instantiate_classes(parser.parse_args(argv))
+    prepare(made.data, made.show)
 
 
 def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:

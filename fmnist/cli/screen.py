@@ -1,32 +1,33 @@
 """What is said on the screen, and what is not."""
 
 import logging
+import sys
 import threading
 import warnings
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_only
-
-
-def _say(text: str, file: TextIO | None = None) -> None:
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        print(text, file=file, flush=True)
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
-def _device(trainer: Trainer) -> str:
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints on the first process of a command."""
+    if "lightning.pytorch" in sys.modules:  # without it there is one process
+        from lightning.pytorch.utilities import rank_zero_only
+
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return
+    print(text, file=file, flush=True)
+
+
+def name_device(trainer: "Trainer") -> str:
+    """Names what a trainer computes on, such as ``cpu`` or ``2 x cuda``."""
     count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     return f"{count}{trainer.strategy.root_device.type}"
 
 
-def _report_thread(failure: threading.ExceptHookArgs) -> None:
-    """Leaves out a disk that fails under TensorBoard's thread: training stops with the same error."""
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
-
-
-def _quiet() -> None:
-    """Silences what Lightning says of its own affairs."""
+def quiet() -> None:
+    """Silences what libraries say of their own affairs."""
     threading.excepthook = _report_thread
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
@@ -42,3 +43,9 @@ def _quiet() -> None:
         ".*WeightAveraging doesn't support sharding.*",  # a network this small is never sharded
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leaves out a disk that fails under TensorBoard's thread: training stops with the same error."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)

@@ -1,28 +1,106 @@
-"""What a verb begins with."""
+"""What a verb begins with: the checkpoint that the words mean, and the settings of its run."""
 
 import argparse
 import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from fmnist.cli.screen import name_device, say
 from fmnist.errors import UserError, check
-from fmnist.runs import folder as runs
-from fmnist.runs.settings import class_names, read_settings
+from fmnist.runs.checkpoint import Checkpoint, read_checkpoint
+from fmnist.runs.folder import find_checkpoint
+from fmnist.runs.settings import SHARED_KEYS, UntrustedError, named_code, read_run_settings, read_settings
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from fmnist.training.classifier import ImageClassifier
+
+NEED_DATA = ("validate", "test", "predict")  # verbs that take over the data of the run
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
 
 
-def _scan(words: list[str]) -> argparse.Namespace:
-    """Finds the few settings that must be known before the words can be parsed."""
+@dataclass(frozen=True)
+class Start:
+    """What is known before the options of a verb are read.
+
+    Args:
+        verb: The verb.
+        words: What was typed after it.
+        root: Folder that holds ``lightning_logs``.
+        path: The checkpoint's file; empty if none is needed. Only a run to be continued may lack it.
+        checkpoint: Its content; empty if there is none.
+        settings: What the verb takes over from the run of the checkpoint.
+    """
+
+    verb: str
+    words: list[str]
+    root: Path
+    path: Path = Path()
+    checkpoint: Checkpoint = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the checkpoint has seen."""
+        return int(self.checkpoint.get("epoch", -1)) + 1
+
+    def announce(self, device: str) -> None:
+        """Says what is used, and where it is computed."""
+        wanted = any(word in ("-", "--output=-") for word in self.words)  # standard output is for predictions alone
+        say(f"{self.verb}: {self.path} (epoch {self.epochs}) on {device}", sys.stderr if wanted else sys.stdout)
+
+    def load_weights(self, model: "ImageClassifier", trainer: "Trainer") -> None:
+        """Gives a model the weights of the checkpoint, in the precision of the trainer."""
+        model.configure_model()
+        trainer.precision_plugin.convert_module(model)  # before the weights come, or 64 bits are cut to 32
+        model.load_state_dict(self.checkpoint["state_dict"])
+        self.announce(name_device(trainer))
+
+
+def find_start(verb: str, words: list[str]) -> Start:
+    """Finds the checkpoint, reads it and the settings of its run.
+
+    Args:
+        verb: The verb.
+        words: What was typed after it.
+
+    Raises:
+        UserError: There is no such checkpoint, it is damaged, or it names code that has not been named.
+    """
+    typed = scan(words)
+    root, fits = Path(typed.default_root_dir or "."), verb == "fit"
+    asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
+    if not typed.ckpt_path and (fits or asks_for_help):
+        return Start(verb, words, root)
+    path = _resolve(typed.ckpt_path, root, fits)
+    parts = SHARED_KEYS if fits else ("data",) if verb in NEED_DATA and not typed.images else ()
+    try:
+        settings = read_run_settings(path, parts, typed.named)
+        checkpoint = read_checkpoint(path, typed.named, to_continue=fits) if path.is_file() else {}
+    except UntrustedError as error:
+        raise UserError(_ask_to_name(error, verb, words)) from error
+    return Start(verb, words, root, path, checkpoint, settings)
+
+
+def scan(words: list[str]) -> argparse.Namespace:
+    """Finds the few settings that must be known before the words can be parsed, and the code that they name."""
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scanner.add_argument("--ckpt_path")
     scanner.add_argument("--images")
-    scanner.add_argument("--trainer.default_root_dir", dest="default_root_dir")
+    scanner.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="default_root_dir")
     scanner.add_argument("-c", "--config", action="append", default=[])
     try:
         typed = scanner.parse_known_args(words)[0]
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from error
-    typed.named = {*words}  # the classes that the user names, and therefore trusts
+    typed.named = {*_named_in_words(words)}
     for config in typed.config:
         try:
             settings = read_settings(Path(config))
@@ -30,7 +108,7 @@ def _scan(words: list[str]) -> argparse.Namespace:
             continue  # the real parser complains
         except ValueError as error:
             raise UserError(f"{config} is not a configuration: {str(error)[:200]}") from error
-        typed.named |= {*class_names(settings)}
+        typed.named |= {name for _, name in named_code(settings)}
         check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
         trainer = settings.get("trainer")
         root = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
@@ -39,10 +117,32 @@ def _scan(words: list[str]) -> argparse.Namespace:
     return typed
 
 
+def _named_in_words(words: list[str]) -> Iterator[str]:
+    """Yields what the user has typed, which is trusted: whole words, values, and names in values like ``{...}``."""
+    for word in words:
+        value = word.partition("=")[2] if word.startswith("--") and "=" in word else word
+        yield value
+        if value.startswith(("{", "[")):
+            try:
+                yield from (name for _, name in named_code(yaml.safe_load(value)))
+            except yaml.YAMLError:
+                continue  # the real parser complains
+
+
+def _ask_to_name(error: UntrustedError, verb: str, words: list[str]) -> str:
+    """Returns the line that says how to go on, with the command to copy."""
+    whole = verb == "fit" or any(setting.startswith("trainer") for setting, _ in error.foreign)
+    named = [word for setting, name in error.foreign for word in (f"--{setting}", name)]
+    if whole and error.path.suffix == ".yaml":
+        named = ["--config", str(error.path)]
+    command = shlex.join(["python", "-m", "fmnist", verb, *words, *named])
+    return f"{error.path} names {error.names}; if you trust that code, name it yourself: {command}"
+
+
 def _resolve(spec: str | None, root: Path, to_continue: bool) -> Path:
     """Finds the checkpoint once for all processes of this command."""
     if "LOCAL_RANK" in os.environ and RESOLVED in os.environ:
         return Path(os.environ[RESOLVED])
-    path = runs.find_checkpoint(spec, root, to_continue)
+    path = find_checkpoint(spec, root, to_continue)
     os.environ[RESOLVED] = str(path)
     return path

@@ -4,32 +4,20 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from fmnist import __version__
 from fmnist.errors import UserError
 from fmnist.files import digest_file
 from fmnist.inference.predictor import Predictor
-from fmnist.runs import folder as runs
+from fmnist.runs.tables import read_test
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 CHECKED = 1000  # images on which the file is compared with the model
 TOLERANCE = 1e-5
-
-
-class _Probabilities(nn.Module):
-    def __init__(self, predictor: Predictor) -> None:
-        super().__init__()
-        assert predictor.model.network is not None
-        self.network = predictor.model.network
-        self.temperature = predictor.model.temperature.item()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.network(images) / self.temperature, dim=1)
+KEPT = ("acc", "nll", "brier", "ece", "num_samples")  # of the metrics of a test, in the metadata
 
 
 def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
@@ -47,7 +35,7 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            _Probabilities(predictor).eval(),
+            predictor.model,
             (example,),
             input_names=["images"],
             output_names=["probabilities"],
@@ -63,18 +51,15 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
 
 
 def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
-    metrics: dict[str, Any] = {}
-    digest = digest_file(checkpoint)
-    results = runs.results_folder(checkpoint) / "metrics.json"
-    if results.is_file():
-        found = json.loads(results.read_text(encoding="utf-8"))
-        if found.get("digests", {}).get("checkpoint") == digest:  # the test may have been of another checkpoint
-            metrics = {key: found[key] for key in ("accuracy", "nll", "brier", "ece", "num_samples")}
+    try:
+        metrics = read_test(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
+        metrics = {}  # what cannot be read is left out
     return {
         "class_names": json.dumps(predictor.class_names),
-        "metrics": json.dumps(metrics),
+        "metrics": json.dumps({key: metrics[key] for key in KEPT if key in metrics}),
         "fmnist_version": __version__,
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": digest_file(checkpoint),
     }
 
 

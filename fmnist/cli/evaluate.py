@@ -1,0 +1,70 @@
+"""The verbs ``validate`` and ``test``."""
+
+import time
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from fmnist.cli.screen import name_device, say
+from fmnist.cli.start import Start
+from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.errors import check
+from fmnist.evaluation.report import write_report
+from fmnist.evaluation.results import class_table, headline, measure, origin
+from fmnist.runs.folder import results_folder
+from fmnist.runs.tables import Metrics, write_metrics
+from fmnist.training.classifier import ImageClassifier
+
+VALIDATE_EXAMPLE = "fmnist validate --ckpt_path last"
+TEST_EXAMPLE = "fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt"
+
+
+def validate(
+    start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
+) -> None:
+    """Evaluates on the validation images and prints a table."""
+    check(data.val_size > 0, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
+    for name, value in sorted(_evaluate(start, trainer, model, data).items()):
+        say(f"  {name:16}{value:10.4f}")
+
+
+def test(
+    start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
+) -> None:
+    """Evaluates on the test images; writes ``test/metrics.json`` and ``test/report.html``, and prints tables."""
+    began = time.monotonic()
+    _evaluate(start, trainer, model, data)
+    if not trainer.is_global_zero:
+        return
+    assert model.tested is not None
+    logits, labels, scores = model.tested
+    metrics: Metrics = {
+        **measure(scores, logits, labels, model.hparams["class_names"], model.temperature.item()),
+        **origin(start.path, start.checkpoint),
+        "device": name_device(trainer),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    written = [] if trainer.fast_dev_run else _write(start, metrics, model, data)  # type: ignore[attr-defined]
+    say("\n".join([*class_table(metrics), "", *headline(metrics), *written]))
+
+
+def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule) -> dict[str, float]:
+    start.load_weights(model, trainer)
+    found: list[dict[str, Any]] = getattr(trainer, start.verb)(model, datamodule=data, verbose=False)
+    check(len(found) == 1, f"there is nothing to {start.verb}: a limit of the trainer is 0")
+    return found[0]
+
+
+def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: FashionMNISTDataModule) -> list[str]:
+    """Writes the results before anything is printed: whoever reads the screen may leave early, as ``head`` does."""
+    assert model.tested is not None
+    assert model.network is not None
+    assert data.test_set is not None
+    folder = results_folder(start.path)
+    folder.mkdir(exist_ok=True)
+    figures, report = folder / "metrics.json", folder / "report.html"
+    report.unlink(missing_ok=True)  # that of another test
+    write_metrics(metrics, figures)
+    write_report(metrics, model.network, model.tested.logits, data.test_set.images, data.test_set.labels, report)
+    return [f"written: {figures}", f"written: {report}"]

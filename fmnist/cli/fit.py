@@ -1,0 +1,76 @@
+"""The verb ``fit``."""
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from fmnist.cli.screen import name_device, say
+from fmnist.cli.start import Start
+from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.errors import UserError, check
+from fmnist.runs.folder import run_folder
+from fmnist.training.classifier import ImageClassifier
+from fmnist.training.run import RunCheckpoint
+
+EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
+
+
+def fit(
+    start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
+) -> None:
+    """Trains, or continues a training, and says where things are."""
+    if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
+        say(f"{start.path} has all {start.epochs} epochs: nothing to do; for more, raise --trainer.max_epochs")
+        return
+    data.check_batch_size(trainer.world_size)
+    some = trainer.max_epochs != 0 and settings.trainer.limit_train_batches != 0
+    check(some, "there is nothing to train: trainer.max_epochs or trainer.limit_train_batches is 0")
+    if start.checkpoint:
+        _check_continued(start, trainer, model)
+    else:
+        say(f"fit on {name_device(trainer)}")
+        if run := run_folder(start.path):
+            say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
+    best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
+    _train(trainer, model, data, str(start.path) if start.checkpoint else None, best)
+    if best.best_model_path:
+        score = f"val/acc {best.best_model_score:.4f}" if best.monitor else "last epoch, no validation"
+        say(f"run:  {Path(best.best_model_path).parent.parent}")
+        say(f"best: {best.best_model_path} ({score})")
+        say(f"test: python -m fmnist test --ckpt_path {best.best_model_path}")
+
+
+def _train(
+    trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule, ckpt_path: str | None, best: RunCheckpoint
+) -> None:
+    """Calls the trainer; what a user can mend becomes one line."""
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"torch.compile failed, so train with --model.compile false: {reason}") from error
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
+        raise UserError(str(error)) from error
+    except (SystemExit, KeyboardInterrupt):  # how Lightning ends after SIGTERM and Ctrl-C
+        if (folder := Path(str(best.dirpath))).is_dir():
+            say(f"stopped; continue with: python -m fmnist fit --ckpt_path {folder.parent}")
+        raise
+
+
+def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> None:
+    """Refuses what cannot be continued exactly, and says what will be different."""
+    before = start.settings.get("trainer", {})
+    whole_epochs = trainer.max_steps == before.get("max_steps", -1) == -1
+    check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
+    check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
+    start.load_weights(model, trainer)
+    if not before:
+        say("notice: the checkpoint lies outside a run, so its settings are unknown: those of this command are used")
+    planned, now = before.get("max_epochs"), trainer.max_epochs
+    if planned not in (None, now):
+        constant = model.hparams["lr_schedule"] == "constant" and not model.hparams["warmup_ratio"]
+        rest = "" if constant else ": the learning rate follows the schedule of the new length"
+        say(f"notice: the training was planned for {planned} epochs and is now for {now}{rest}")

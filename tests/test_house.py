@@ -1,0 +1,120 @@
+"""The rules of the house: who may import whom, and how large anything may get."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# From the ground up: a file imports what stands in its own room or before it.
+ROOMS = ["", "model", "runs", "data", "evaluation", "inference", "training", "cli"]
+FILES = sorted((ROOT / "fmnist").rglob("*.py"))
+NO_TORCH = ("runs/folder.py", "runs/settings.py", "runs/tables.py", "cli/compare.py", "cli/plain.py")
+
+
+def name(path):
+    return path.relative_to(ROOT / "fmnist").as_posix()
+
+
+def room(path):
+    return name(path).rpartition("/")[0].partition("/")[0]
+
+
+def imports(path):
+    """Yields every module that a file imports, also inside functions and for types alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(path):
+    """Yields the files of the package that a file imports."""
+    for module in imports(path):
+        found = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        if module.startswith("fmnist.") and found.is_file():
+            yield found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_go_down(path):
+    if name(path) == "__main__.py":
+        return
+    for found in own(path):
+        assert ROOMS.index(room(found)) <= ROOMS.index(room(path)), f"{name(path)} imports {name(found)}"
+        assert {room(path), room(found)} != {"data", "model"}
+
+
+def test_no_room_imports_anything_by_itself():
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent.name != "fmnist":
+            assert not list(imports(path)), name(path)
+
+
+def test_lightning_stays_upstairs():
+    for path in FILES:
+        free = room(path) in ("model", "inference", "runs") or (room(path) == "data" and path.name != "datamodule.py")
+        if free or name(path) in ("cli/export.py", "cli/plain.py", *NO_TORCH):
+            assert not [module for module in imports(path) if module.startswith(("lightning", "torchmetrics"))], name(
+                path
+            )
+    for path in FILES:
+        if room(path) == "inference":
+            assert not [f for f in own(path) if "sources" in f.parts or f.name == "datamodule.py"], name(path)
+
+
+def test_no_verb_imports_the_command():
+    for path in FILES:
+        if room(path) == "cli" and path.name != "command.py":
+            assert not [found for found in own(path) if found.name == "command.py"], name(path)
+
+
+def reach(path, seen):
+    if path not in seen:
+        seen.add(path)
+        for found in own(path):
+            reach(found, seen)
+    return seen
+
+
+@pytest.mark.parametrize("path", NO_TORCH)
+def test_tables_are_read_without_torch(path):
+    for found in reach(ROOT / "fmnist" / path, set()):
+        assert not [module for module in imports(found) if module.partition(".")[0] in ("torch", "lightning")], name(
+            found
+        )
+
+
+def test_there_is_no_circle():
+    def visit(path, above):
+        assert path not in above, " -> ".join(map(name, [*above, path]))
+        for found in own(path):
+            visit(found, [*above, path])
+
+    for path in FILES:
+        visit(path, [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_gets_too_large(path):
+    assert len(path.read_text().splitlines()) <= 260
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno - node.lineno < 200, node.name
+        elif isinstance(node, ast.FunctionDef) and node.name != "__init__":  # which is signature and docstring
+            assert node.end_lineno - node.lineno < 40, node.name
+
+
+LOAD = "from fmnist import load; load; import sys; print(*sys.modules)"
+
+
+def test_loading_a_model_imports_nothing_large():
+    done = subprocess.run([sys.executable, "-c", LOAD], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {module.partition(".")[0] for module in done.stdout.split()}
+    assert not loaded & {"lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "jsonargparse"}
+    assert "torch" in loaded
