@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fmnist import load
-from fmnist.inference.predictor import Predictor
 from fmnist.data.sources.download import VerifiedFashionMNIST
+from fmnist.inference.predictor import Predictor
 from tests.conftest import ROOT, spawn
 
 pytestmark = pytest.mark.network
