@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -16,12 +15,13 @@ from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
 from fmnist.model.trained import NetworkFactory, TrainedModel, build_network, calibrate, describe_network
 from fmnist.seeds import mix_seeds
+from fmnist.training.lean import LeanModule
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, configure, describe_optimizer
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(LeanModule):
     """An MLP trained with cross-entropy.
 
     Args:
