@@ -37,7 +37,8 @@ from PIL import Image
 
 from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, load
 from fmnist.cli.compare import FORMATS, _write, compare
-from fmnist.data.photos import PictureError, read_picture
+from fmnist.data.photos import PictureError
+from fmnist.data.read import read_picture
 from fmnist.data.sources import download
 from fmnist.errors import UserError
 from fmnist.runs.checkpoint import read_checkpoint

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from PIL import Image
 
-from fmnist import CSV, FashionMNISTDataModule, ImageClassifier, ImageFolder, Parquet, TorchVision, UserError
+from fmnist import CSV, FashionMNISTDataModule, ImageClassifier, ImageFolder, Parquet, TorchVision, UserError, load
 from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.data.sources.source import Source
 from tests.conftest import idx, spawn
@@ -395,3 +395,24 @@ def test_decoding_is_quick_enough(own, tmp_path):
     start = time.perf_counter()
     ImageFolder(str(own / "folders")).load(train=True)
     assert COUNTS["train"] / (time.perf_counter() - start) > 300
+
+
+def test_pictures_are_predicted_as_they_were_trained_on(workplace, tmp_path, cli):
+    """A network that has seen pictures merely resized must not be shown them trimmed and inverted."""
+    for number in range(60):  # dark squares of two sizes on light paper, which trimming would make the same
+        side = 60 if number % 2 else 20
+        picture = Image.new("L", (100, 100), 250)
+        picture.paste(10, (10, 10, 10 + side, 10 + side))
+        place = tmp_path / "sizes" / ("large" if number % 2 else "small")
+        place.mkdir(parents=True, exist_ok=True)
+        picture.save(place / f"{number}.png")
+    words = ("--data.source=ImageFolder", f"--data.source.folder={tmp_path / 'sizes'}", "--data.val_size=0.2")
+    train = ("--trainer.max_epochs=20", "--data.batch_size=8", "--model.hidden_dims=[8]", "--model.optimizer.lr=0.01")
+    assert cli("fit", *words, "--data.source.conversion=resize", *train)[0] == 0
+    assert cli("predict", "--images", tmp_path / "sizes", "--output", "out.csv")[0] == 0
+    with Path("out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(Path(row["path"]).parent.name == row["predicted"] for row in rows)
+    predictor = load("lightning_logs/version_0/checkpoints/best.ckpt")
+    assert predictor.classify(tmp_path / "sizes/small/0.png").name == "small"
+    assert predictor.description == {"name": "resize", "transform": None}

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from fmnist.data.photos import MAX_PIXELS, PictureError, convert, read_picture
+from fmnist.data.photos import MAX_PIXELS, PictureError, convert
+from fmnist.data.read import read_picture
 from fmnist.data.sources.download import VerifiedFashionMNIST
 
 
@@ -178,3 +179,56 @@ def test_only_files_are_opened(tmp_path):
     for path, message in ((tmp_path, "is not a file"), ("/dev/zero", "is not a file"), (tmp_path / "x", "not exist")):
         with pytest.raises(PictureError, match=message):
             read_picture(path)
+
+
+def painted(thing, background, noise=0.0):
+    """A shirt of one colour on a plain background, 300 pixels a side."""
+    mask = np.zeros((300, 300, 1))
+    mask[60:240, 100:200] = mask[60:120, 50:250] = 1
+    values = mask * np.array(thing) + (1 - mask) * np.array(background)
+    values = values + noise * np.random.default_rng(0).standard_normal((300, 300, 3))
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+COLORS = {"black": (0,) * 3, "grey": (128,) * 3, "white": (255,) * 3, "red": (220, 20, 30), "green": (20, 140, 40)}
+
+
+@pytest.mark.parametrize("background", COLORS.values(), ids=COLORS)
+@pytest.mark.parametrize("thing", COLORS.values(), ids=COLORS)
+def test_a_thing_of_any_colour_stands_out_on_any_background(thing, background):
+    converted = convert(painted(thing, background))
+    if thing == background:
+        assert (converted.empty, converted.note, int(converted.image.max())) == (True, "nothing but background", 0)
+        return
+    seen = converted.image[0] > 150
+    assert not converted.empty
+    assert 440 < seen.sum() < 490, "14 x 25 pixels and two sleeves of 7 x 8"
+    assert seen[2].any(), "it is trimmed"
+    assert not seen[0].any(), "and centred"
+    assert ("kept" in converted.note) == (sum(thing) > sum(background))
+
+
+def test_a_weak_contrast_is_stretched_and_noise_is_not():
+    pale = convert(painted((145,) * 3, (128,) * 3))
+    assert pale.note == "light background: kept; weak contrast: stretched"
+    assert pale.image.max() > 240
+    for noise in (2, 5, 10):
+        blank = convert(painted((200,) * 3, (200,) * 3, noise))
+        assert (blank.empty, int(blank.image.max())) == (True, int(blank.image.max()))
+        assert blank.image.max() < 20
+    assert "stretched" not in convert(painted((0,) * 3, (255,) * 3)).note
+
+
+def test_it_is_said_that_much_of_a_thing_is_as_light_as_the_background():
+    picture = np.asarray(painted((20,) * 3, (255,) * 3)).copy()
+    picture[75:225, 115:185] = 255
+    assert "a large part is as light as the background" in convert(Image.fromarray(picture)).note
+
+
+def test_the_conversion_of_before_is_still_there():
+    lost = convert(painted((255,) * 3, (128,) * 3), "photo")
+    assert lost.note == "light background: inverted"
+    assert lost.image.max() < 60, "lighter than the background: all but the edge is clipped"
+    dark = painted((20, 30, 40), (250,) * 3)
+    difference = convert(dark, "photo").image.int() - convert(dark).image.int()
+    assert difference.abs().max() <= 8, "on white both agree"

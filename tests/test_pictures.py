@@ -69,7 +69,9 @@ def test_photographs_on_white_lose_little(here, cli):
         sum(row["predicted"] == name for row, name in zip(table, actual, strict=True)) for table in (expected, rows)
     )
     assert photos >= direct - 0.05 * COUNT
-    assert {row["note"] for row in rows} == {"light background: inverted"}
+    notes = [row["note"] for row in rows]
+    assert all(note.startswith("light background: inverted") for note in notes)
+    assert notes.count("light background: inverted") >= 0.95 * COUNT
 
 
 def test_folders_files_and_patterns(here, tmp_path):

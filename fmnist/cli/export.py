@@ -32,7 +32,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     check(path.suffix == ".onnx", f"--output {path}: the name must end in .onnx")
     check_target(path, "--overwrite" in argv)
     start = find_start("export", [*argv])
-    predictor = Predictor(load_model(start.path, start.checkpoint))
+    predictor = Predictor(load_model(start.path, start.checkpoint), start.checkpoint.get("conversion"))
     print(f"export: {start.path}")
     content = to_onnx(predictor, start.path)
     largest, agreeing = compare(predictor, content)

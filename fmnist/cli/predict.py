@@ -14,6 +14,8 @@ from fmnist.errors import UserError, check
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
+from fmnist.model.trained import TrainedModel
+from fmnist.names import import_code
 from fmnist.runs.checkpoint import load_model
 from fmnist.runs.tables import percent
 
@@ -62,7 +64,7 @@ def run_without_trainer(description: str, argv: list[str]) -> bool:
     paths = _check_pictures(settings)
     start = find_start("predict", argv)
     start.announce(device)
-    _classify(Predictor(load_model(start.path, start.checkpoint).to(device)), paths, settings)
+    _classify(_make_predictor(start, load_model(start.path, start.checkpoint).to(device)), paths, settings)
     return True
 
 
@@ -78,7 +80,7 @@ def predict(
     elif settings.images is not None:
         paths = _check_pictures(settings)
         start.load_weights(model, trainer)
-        _classify(Predictor(model.trained().to(trainer.strategy.root_device)), paths, settings)
+        _classify(_make_predictor(start, model.trained().to(trainer.strategy.root_device)), paths, settings)
     else:
         output = _check_output(settings)
         start.load_weights(model, trainer)
@@ -127,14 +129,24 @@ def _check_pictures(settings: Any) -> list[str]:
     return paths
 
 
+def _make_predictor(start: Start, model: TrainedModel) -> Predictor:
+    """Returns what converts pictures as the training did; its transform only if the user has named it."""
+    conversion = start.checkpoint.get("conversion") or {}
+    name = conversion.get("transform")
+    return Predictor(model, conversion or None, import_code(name) if name in start.named else None)
+
+
 def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
-    output, failed = Path(settings.output), list[str]()
+    output, failed, empty = Path(settings.output), list[str](), list[str]()
     seen = Path(settings.save_converted) if settings.save_converted else None
-    write_rows(classify_files(predictor, paths, seen, failed), output)
+    error = sys.stderr if output == STDOUT else None
+    write_rows(classify_files(predictor, paths, seen, failed, empty), output)
     _say_written(output, len(paths) - len(failed))
+    if empty:
+        say(f"notice: {len(empty):,} of {len(paths):,} pictures are nothing but background and get no class", error)
     if failed:
         some = f"{len(failed):,} of {len(paths):,} files could not be read"
-        say(f"notice: {some}: the column 'error' says why", sys.stderr if output == STDOUT else None)
+        say(f"notice: {some}: the column 'error' says why", error)
 
 
 def _say_written(output: Path, count: int) -> None:

@@ -37,6 +37,7 @@ class Start:
         path: The checkpoint's file; empty if none is needed. Only a run to be continued may lack it.
         checkpoint: Its content; empty if there is none.
         settings: What the verb takes over from the run of the checkpoint.
+        named: The code that the user has named.
     """
 
     verb: str
@@ -45,6 +46,7 @@ class Start:
     path: Path = Path()
     checkpoint: Checkpoint = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
     @property
     def epochs(self) -> int:
@@ -86,7 +88,7 @@ def find_start(verb: str, words: list[str]) -> Start:
         checkpoint = read_checkpoint(path, typed.named, to_continue=fits) if path.is_file() else {}
     except UntrustedError as error:
         raise UserError(_ask_to_name(error, verb, words)) from error
-    return Start(verb, words, root, path, checkpoint, settings)
+    return Start(verb, words, root, path, checkpoint, settings, frozenset(typed.named))
 
 
 def scan(words: list[str]) -> argparse.Namespace:

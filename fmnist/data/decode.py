@@ -7,21 +7,20 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import platformdirs
 import torch
-from PIL import Image
 from torch import Tensor
 
-from fmnist.data.photos import SIDE, Converted, PictureError, pay_threads, read_picture
+from fmnist.data.photos import SIDE, Conversion, PictureError
+from fmnist.data.read import pay_threads, read_picture
 from fmnist.errors import UserError
 from fmnist.files import atomic_path
 
 SHARE = 64  # pictures that a thread takes at once
 FORMAT = "1"  # changes when the same file is decoded in another way
-Conversion = Literal["photo", "resize"]
 
 
 class Picture(NamedTuple):
@@ -43,7 +42,7 @@ def decode(pictures: Sequence[Picture], conversion: Conversion, transform: Calla
 
     Args:
         pictures: What to decode.
-        conversion: ``photo`` converts as the data set was made; ``resize`` turns grey and resizes.
+        conversion: See ``convert``.
         transform: Applied to each PIL image before the conversion.
 
     Returns:
@@ -95,9 +94,8 @@ def _write_cache(path: Path, state: str, images: Tensor) -> None:
 def _decode(pictures: Sequence[Picture], conversion: Conversion, transform: Callable[[Any], Any] | None) -> Tensor:
     def one(picture: Picture) -> Tensor:
         content = picture.file if picture.content is None else io.BytesIO(picture.content)
-        change = _resize if conversion == "resize" else None
         try:
-            return read_picture(content, transform, change).image
+            return read_picture(content, transform, conversion).image
         except PictureError as error:
             raise UserError(f"{picture.place} {error}") from error
 
@@ -111,8 +109,3 @@ def _decode(pictures: Sequence[Picture], conversion: Conversion, transform: Call
         for _ in (pool.map if pay_threads(files) else map)(some, range(0, len(pictures), SHARE)):
             pass  # an error comes out here
     return images
-
-
-def _resize(picture: Image.Image) -> Converted:
-    grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return Converted(torch.from_numpy(np.array(grey)).unsqueeze(0), "")

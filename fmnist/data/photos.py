@@ -2,27 +2,29 @@
 
 The steps are those by which the data set was made (Xiao, Rasul, Vollgraf 2017,
 https://arxiv.org/abs/1708.07747, section 2): trim the border by the colour of the corners, resize
-the longest edge to 28, sharpen, centre, negate, turn grey.
+the longest edge to 28, sharpen, centre, negate, turn grey. Where the data set's makers negated, since
+their paper was white, ``photo-2`` takes the distance of each pixel from the background, in colour: a thing
+of any colour stands out on any plain background. ``photo`` negates, as versions before 0.2 did.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from torch import Tensor
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # none that runs another program, as EPS does
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-LARGE = 100_000  # bytes of a file from which on threads pay off, measured on two cores
 SIDE = 28
 MAX_PIXELS = 50_000_000  # more are refused before they are decoded; a JPEG may have 64 times as many, as it is reduced
-MAX_BYTES = 200_000_000
 WORKING_SIDE = 1024  # larger pictures are reduced to this before anything else
 CLOSE = 0.05  # colours nearer than this share of the largest distance belong to the border
+WEAK = 0.65  # a thing that is nowhere further from the background, as a share of what is possible, is stretched
+FAINT = 0.03  # nothing that is nowhere further stands out
+HOLLOW = 0.3  # share of a thing that is as light as the background, from which on that is said
+
+SHARPEN = ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0)
+EMPTY = "nothing but background"
+Conversion = Literal["photo-2", "photo", "resize"]
 
 
 class Converted(NamedTuple):
@@ -32,104 +34,107 @@ class Converted(NamedTuple):
     """uint8 (1, 28, 28)."""
     note: str
     """What was assumed; empty if nothing was."""
+    empty: bool = False
+    """Whether there is nothing but background."""
 
 
 class PictureError(ValueError):
     """A picture cannot be read; the message says why."""
 
 
-def read_picture(
-    path: str | Path | IO[bytes],
-    transform: Callable[[Image.Image], Image.Image] | None = None,
-    conversion: Callable[[Image.Image], Converted] | None = None,
-) -> Converted:
-    """Reads and converts a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
-
-    Args:
-        path: The file, or its content as an open file.
-        transform: Applied to the PIL image first.
-        conversion: What to use instead of ``convert``.
-
-    Raises:
-        PictureError: It is no picture, is damaged, or is larger than 50 million pixels or 200 MB.
-    """
-    convert_it = conversion or convert
-    change = (lambda picture: convert_it(transform(picture))) if transform else convert_it
-    if not isinstance(path, str | Path):
-        return _read(path, change)
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise PictureError("is not a file" if path.exists() else "does not exist")
-        if path.stat().st_size > MAX_BYTES:
-            raise PictureError(f"has more than {MAX_BYTES // 1_000_000} MB")
-        with path.open("rb") as file:
-            return _read(file, change)
-    except OSError as error:
-        raise PictureError(error.strerror or "cannot be read") from error
-
-
-def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
-    try:
-        with Image.open(file, formats=FORMATS) as picture:
-            picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
-            _check_size(picture)
-            return change(picture)
-    except PictureError:
-        raise
-    except UnidentifiedImageError as error:
-        raise PictureError("is not a picture that can be read") from error
-    except (Image.DecompressionBombError, MemoryError) as error:
-        raise PictureError(f"has more than {MAX_PIXELS // 1_000_000} million pixels") from error
-    except Exception as error:  # decoders fail on damaged files in every way there is
-        raise PictureError(f"is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from error
-
-
-def find_in_folder(folder: Path) -> list[str]:
-    """Lists the files in a folder, and in all folders in it, that have the ending of a picture; sorted."""
-    # plain strings, as there may be a million
-    found = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]  # noqa: PTH118
-    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
-
-
-def pay_threads(files: Sequence[str]) -> bool:
-    """Tells whether threads read these files faster than a loop: Python lets only large ones decode side by side."""
-    if not files:
-        return False
-    sample = files[:: max(1, len(files) // 10)]
-    sizes = [os.path.getsize(file) for file in sample if os.path.isfile(file)]  # noqa: PTH113, PTH202 - many, as text
-    return sum(sizes) > LARGE * len(sample)
-
-
-def convert(picture: Image.Image) -> Converted:
+def convert(picture: Image.Image, conversion: Conversion = "photo-2") -> Converted:
     """Converts a picture of any size and mode.
 
     A grey picture of 28 x 28 on black is taken as it is, bit for bit.
 
+    Args:
+        picture: Any picture.
+        conversion: ``photo-2`` trims, centres and takes the distance from the background; ``photo`` inverts a
+            light background instead, as versions before 0.2 did; ``resize`` only turns grey and resizes.
+
     Raises:
         PictureError: It has more than 50 million pixels, or none.
     """
-    _check_size(picture)
+    check_size(picture)
+    if conversion == "resize":
+        return Converted(_to_tensor(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)), "")
     notes: list[str] = []
     colored = _to_rgb(ImageOps.exif_transpose(picture), notes)
-    background = tuple(np.median(np.asarray(colored)[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).astype(int).tolist())
+    background = _corners(colored, 1 if conversion == "photo" else max(1, min(colored.size) // 40))
     light = sum(background) > 3 * 127
     if colored.size == (SIDE, SIDE) and not light and _is_grey(colored):
-        if colored.getbbox() is None:
-            notes.append("nothing but background")
-        return Converted(_to_tensor(colored.convert("L")), "; ".join(notes))
-    notes.append("light background: inverted" if light else "dark background: kept")
-    box = _content(colored, background)
-    if box is None:
-        notes.append("nothing but background")
-    small = _shrink(colored.crop(box)).filter(ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0))
-    canvas = Image.new("RGB", (SIDE, SIDE), background)
-    canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
+        empty = colored.getbbox() is None
+        return Converted(_to_tensor(colored.convert("L")), "; ".join([*notes, *[EMPTY] * empty]), empty)
+    box = _content(colored, background, 1.0 if conversion == "photo" else _contrast(colored, background))
+    small = _shrink(colored.crop(box))
+    make = _by_inversion if conversion == "photo" else _by_distance
+    return make(small, background, light, box is None, notes)
+
+
+def _corners(picture: Image.Image, size: int) -> tuple[int, ...]:
+    """Returns the median colour of the four corners, of some pixels along each edge."""
+    ends = [*range(size), *range(-size, 0)]
+    return tuple(np.median(np.asarray(picture)[ends][:, ends], axis=(0, 1)).astype(int).tolist())
+
+
+def _by_inversion(
+    small: Image.Image, background: tuple[int, ...], light: bool, empty: bool, notes: list[str]
+) -> Converted:
+    notes += ["light background: inverted" if light else "dark background: kept", *[EMPTY] * empty]
+    canvas = _centre(small.filter(SHARPEN), background)
     level = Image.new("RGB", (1, 1), background).convert("L").tobytes()[0]
-    return Converted(_to_tensor(_on_black(canvas.convert("L"), level, light)), "; ".join(notes))
+    return Converted(_to_tensor(_on_black(canvas.convert("L"), level, light)), "; ".join(notes), empty)
 
 
-def _check_size(picture: Image.Image) -> None:
+def _by_distance(
+    small: Image.Image, background: tuple[int, ...], light: bool, empty: bool, notes: list[str]
+) -> Converted:
+    difference = np.asarray(small, dtype=np.float32) - np.asarray(background, dtype=np.float32)  # (H, W, 3)
+    distance = _distance(small, background)
+    strength = float(np.quantile(distance, 0.99))
+    empty = empty or strength < FAINT
+    darker = float((difference.mean(2) * distance).sum()) <= 0
+    notes.append(EMPTY if empty else f"{'light' if light else 'dark'} background: {'inverted' if darker else 'kept'}")
+    if not empty and strength < WEAK:
+        notes.append("weak contrast: stretched")
+        distance = distance / strength
+    if not empty and _hollow(distance > 2 * CLOSE) > HOLLOW:
+        notes.append("a large part is as light as the background")
+    grey = Image.fromarray((255 * distance).clip(0, 255).round().astype(np.uint8))
+    return Converted(_to_tensor(_centre(grey.filter(SHARPEN), 0)), "; ".join(notes), empty)
+
+
+def _distance(picture: Image.Image, background: tuple[int, ...]) -> np.ndarray:
+    """Returns how far each pixel is from the background, (H, W), as a share of what is possible there."""
+    level = np.asarray(background, dtype=np.float32)
+    possible = np.maximum(level, 255 - level)  # in the direction where there is more room
+    squares = (np.asarray(picture, dtype=np.float32) - level) ** 2
+    return np.asarray(np.sqrt(squares.mean(2) / (possible**2).mean()))
+
+
+def _contrast(picture: Image.Image, background: tuple[int, ...]) -> float:
+    """Returns by how much a thing is paler than usual, from 0 to 1; a noisy background keeps that up."""
+    distance = _distance(picture.reduce(max(1, max(picture.size) // 56)), background)
+    border = np.concatenate([distance[[0, -1]].ravel(), distance[:, [0, -1]].ravel()])
+    return min(1.0, max(0.05, float(np.quantile(distance, 0.99)) / WEAK, 2 * float(np.median(border)) / CLOSE))
+
+
+def _hollow(thing: np.ndarray) -> float:
+    """Returns the share of a thing, bool (H, W), that is background inside its outline."""
+    mask = Image.fromarray(np.pad(thing, 1).astype(np.uint8)).copy()  # what shares memory cannot be filled
+    ImageDraw.floodfill(mask, (0, 0), 2)
+    inside = np.asarray(mask) != 2
+    return float((np.asarray(mask)[inside] == 0).mean()) if inside.any() else 0.0
+
+
+def _centre(small: Image.Image, background: int | tuple[int, ...]) -> Image.Image:
+    canvas = Image.new(small.mode, (SIDE, SIDE), background)
+    canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
+    return canvas
+
+
+def check_size(picture: Image.Image) -> None:
+    """Raises a ``PictureError`` for a picture of more than 50 million pixels, or none."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise PictureError(f"has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million")
@@ -175,10 +180,19 @@ def _is_grey(picture: Image.Image) -> bool:
     return red.tobytes() == green.tobytes() == blue.tobytes()
 
 
-def _content(picture: Image.Image, background: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """Returns the box around everything that differs from the background; None if nothing does."""
+def _content(
+    picture: Image.Image, background: tuple[int, ...], contrast: float = 1.0
+) -> tuple[int, int, int, int] | None:
+    """Returns the box around everything that differs from the background; None if nothing does.
+
+    Args:
+        picture: In RGB.
+        background: Its background's colour.
+        contrast: From 0 to 1; of a pale thing less is enough to differ.
+    """
     difference = ImageChops.difference(picture, Image.new("RGB", picture.size, background))
-    squares = [band.point([value**2 // 255 for value in range(256)], "L") for band in difference.split()]
+    table = [min(255, round(value / contrast)) ** 2 // 255 for value in range(256)]
+    squares = [band.point(table, "L") for band in difference.split()]
     distance = ImageChops.add(ImageChops.add(squares[0], squares[1]), squares[2])  # squared, over 255
     limit = (CLOSE * 255) ** 2 * 3 / 255
     return distance.point([255 * (value > limit) for value in range(256)], "L").getbbox()

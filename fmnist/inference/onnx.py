@@ -57,6 +57,7 @@ def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
         metrics = {}  # what cannot be read is left out
     return {
         "class_names": json.dumps(predictor.class_names),
+        "conversion": json.dumps(predictor.description),
         "metrics": json.dumps({key: metrics[key] for key in KEPT if key in metrics}),
         "fmnist_version": __version__,
         "checkpoint_sha256": digest_file(checkpoint),

@@ -1,19 +1,22 @@
 """A trained model that classifies pictures: ``load("best.ckpt").classify("shoe.jpg")``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fmnist.data.photos import SIDE, Converted, convert, read_picture
+from fmnist.data.photos import SIDE, Conversion, Converted, convert
+from fmnist.data.read import read_picture
+from fmnist.errors import check
 from fmnist.files import expand
-from fmnist.model.trained import NetworkFactory, TrainedModel
+from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel
 from fmnist.runs.checkpoint import load_model, read_checkpoint
 
+Transform = Callable[[Image.Image], Image.Image]
 ACCEPTED = (
     "a path, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
     "of shape (28, 28), (1, 28, 28) or (N, 1, 28, 28)"
@@ -23,9 +26,9 @@ ACCEPTED = (
 class Prediction(NamedTuple):
     """What a picture is taken for."""
 
-    name: str
-    """The most probable class."""
-    probability: float
+    name: str | None
+    """The most probable class; None for a picture that is nothing but background."""
+    probability: float | None
     """Its calibrated probability, from 0 to 1."""
     probabilities: dict[str, float]
     """That of every class."""
@@ -34,7 +37,10 @@ class Prediction(NamedTuple):
 
 
 def load(
-    checkpoint: str | Path, device: str | torch.device = "cpu", network: NetworkFactory | None = None
+    checkpoint: str | Path,
+    device: str | torch.device = "cpu",
+    network: NetworkFactory | None = None,
+    transform: Transform | None = None,
 ) -> "Predictor":
     """Loads a trained model; nothing in the file is executed.
 
@@ -42,6 +48,7 @@ def load(
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``.
         device: Where to compute.
         network: The class or function that made the network, if it is not the MLP.
+        transform: The function that was applied to each PIL image in training, if there was one.
 
     Raises:
         UserError: The file is not a checkpoint of fmnist.
@@ -49,7 +56,8 @@ def load(
         OSError: The file cannot be read.
     """
     path = expand(checkpoint)
-    return Predictor(load_model(path, read_checkpoint(path, network=network), network).to(device))
+    saved = read_checkpoint(path, network=network)
+    return Predictor(load_model(path, saved, network).to(device), saved.get("conversion"), transform)
 
 
 class Predictor:
@@ -57,11 +65,23 @@ class Predictor:
 
     Args:
         model: A trained model, on the device where to compute.
+        conversion: How pictures were converted in training, as a checkpoint says it; as it was before 0.2 if not given.
+        transform: The function that was applied to each PIL image first, if ``conversion`` names one.
+
+    Raises:
+        UserError: ``conversion`` is unknown.
     """
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(
+        self, model: TrainedModel, conversion: dict[str, Any] | None = None, transform: Transform | None = None
+    ) -> None:
         self.model = model.eval()
         self.class_names = model.class_names
+        self.description = conversion or FIRST_CONVERSION
+        self.conversion = cast(Conversion, self.description["name"])
+        self.transform = transform
+        known = self.conversion in get_args(Conversion)
+        check(known, f"the checkpoint asks for the conversion {self.conversion!r}, which this version does not know")
 
     def classify(self, pictures: Any) -> Prediction | list[Prediction]:
         """Classifies one picture or several.
@@ -78,43 +98,58 @@ class Predictor:
             ValueError: A picture cannot be read, or has the wrong type, shape or range.
         """
         if isinstance(pictures, list):
-            return self._classify([_convert(picture) for picture in pictures])
+            return self._classify([self._convert(picture) for picture in pictures])
         if getattr(pictures, "ndim", 0) == 4:
             return self._classify([Converted(image, "") for image in _check_array(pictures)])
-        return self._classify([_convert(pictures)])[0]
+        return self._classify([self._convert(pictures)])[0]
 
     def _classify(self, converted: list[Converted]) -> list[Prediction]:
         if not converted:
             return []
-        probabilities = self.probabilities([image for image, _ in converted])
+        probabilities = self.probabilities([image for image, *_ in converted])
         best = probabilities.argmax(1).tolist()
         return [
-            Prediction(self.class_names[label], row[label], dict(zip(self.class_names, row, strict=True)), note)
-            for row, label, (_, note) in zip(probabilities.tolist(), best, converted, strict=True)
+            Prediction(None, None, {}, note)
+            if empty
+            else Prediction(self.class_names[label], row[label], dict(zip(self.class_names, row, strict=True)), note)
+            for row, label, (_, note, empty) in zip(probabilities.tolist(), best, converted, strict=True)
         ]
+
+    def read(self, picture: str | Path | IO[bytes]) -> Converted:
+        """Reads a picture's file and converts it as in training; see ``fmnist.data.photos.read_picture``."""
+        self._check_transform()
+        return read_picture(picture, self.transform, self.conversion)
+
+    def _check_transform(self) -> None:
+        missing = self.description.get("transform") if self.transform is None else None
+        check(
+            not missing,
+            f"in training each picture went through the transform {missing}: give it, in Python as "
+            f"load(checkpoint, transform=...), on the command line with --config and the config.yaml of the run",
+        )
+
+    def _convert(self, picture: Any) -> Converted:
+        if isinstance(picture, str | Path):
+            try:
+                return self.read(expand(picture))
+            except ValueError as error:
+                raise ValueError(f"{picture} {error}") from error
+        if isinstance(picture, Image.Image):
+            self._check_transform()
+            try:
+                return convert(self.transform(picture) if self.transform else picture, self.conversion)
+            except OSError as error:
+                raise ValueError(f"the picture is damaged ({error})") from error
+        image = _check_array(picture)
+        if image.ndim != 3:
+            raise ValueError("a list holds single pictures: give a batch by itself")
+        return Converted(image, "")
 
     def probabilities(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """Maps images, uint8 (1, 28, 28) each, to calibrated probabilities, float (N, num_classes), on the CPU."""
         with torch.inference_mode():
             probabilities: Tensor = self.model(torch.stack([*images]).to(self.model.temperature.device))
             return probabilities.cpu()
-
-
-def _convert(picture: Any) -> Converted:
-    if isinstance(picture, str | Path):
-        try:
-            return read_picture(expand(picture))
-        except ValueError as error:
-            raise ValueError(f"{picture} {error}") from error
-    if isinstance(picture, Image.Image):
-        try:
-            return convert(picture)
-        except OSError as error:
-            raise ValueError(f"the picture is damaged ({error})") from error
-    image = _check_array(picture)
-    if image.ndim != 3:
-        raise ValueError("a list holds single pictures: give a batch by itself")
-    return Converted(image, "")
 
 
 def _check_array(array: Any) -> Tensor:

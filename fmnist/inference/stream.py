@@ -5,12 +5,14 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from fmnist.data.photos import SUFFIXES, Converted, PictureError, find_in_folder, pay_threads, read_picture
+from fmnist.data.photos import Converted, PictureError
+from fmnist.data.read import SUFFIXES, find_in_folder, pay_threads
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import Row, describe
@@ -45,7 +47,11 @@ def find_pictures(spec: str) -> list[str]:
 
 
 def classify_files(
-    predictor: Predictor, paths: list[str], save_converted: Path | None = None, failed: list[str] | None = None
+    predictor: Predictor,
+    paths: list[str],
+    save_converted: Path | None = None,
+    failed: list[str] | None = None,
+    empty: list[str] | None = None,
 ) -> Iterator[Row]:
     """Yields a row per file, in order: path, prediction, note, error.
 
@@ -54,6 +60,7 @@ def classify_files(
         paths: The files.
         save_converted: Folder for what the network saw of each file, as PNG.
         failed: Is given the reason for each file that cannot be read.
+        empty: Is given each file that is nothing but background.
 
     Raises:
         UserError: At the end, if not one of the files could be read.
@@ -64,12 +71,14 @@ def classify_files(
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            results = list((pool.map if pay_threads(chunk) else map)(_read, chunk))
+            results = list((pool.map if pay_threads(chunk) else map)(partial(_read, predictor), chunk))
             for path, result, row in zip(chunk, results, _describe(predictor, results), strict=True):
                 name = os.fsencode(path).decode(errors="backslashreplace")
                 if row["error"]:
                     failed.append(f"{name} {row['error']}")
-                elif save_converted:
+                elif row["predicted"] is None and empty is not None:
+                    empty.append(name)
+                if save_converted and not row["error"]:
                     _save(result, save_converted / f"{os.path.relpath(path, base)}.png")
                 yield {"path": name, **row}
             bar.update(len(chunk))
@@ -77,20 +86,20 @@ def classify_files(
         raise UserError(f"none of the {len(paths):,} files could be read: {failed[0]}")
 
 
-def _read(path: str) -> Converted | PictureError:
+def _read(predictor: Predictor, path: str) -> Converted | PictureError:
     try:
-        return read_picture(path)
+        return predictor.read(path)
     except PictureError as error:
         return error
 
 
 def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> Iterator[Row]:
-    images = [result.image for result in results if isinstance(result, Converted)]
+    images = [result.image for result in results if isinstance(result, Converted) and not result.empty]
     rows = describe(predictor.probabilities(images), predictor.class_names) if images else iter(())
     nothing = dict.fromkeys(("predicted", "probability", *(f"p({name})" for name in predictor.class_names)))
     for result in results:
         if isinstance(result, Converted):
-            yield {**next(rows), "note": result.note, "error": None}
+            yield {**(nothing if result.empty else next(rows)), "note": result.note, "error": None}
         else:
             yield {**nothing, "note": None, "error": str(result)}
 

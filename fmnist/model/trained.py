@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +9,9 @@ from torch import Tensor, nn
 
 from fmnist.errors import UserError, check
 from fmnist.model.mlp import MLP, PixelNormalization
+from fmnist.names import describe_code, import_code
 
+FIRST_CONVERSION = {"name": "photo", "transform": None}  # of pictures, in checkpoints that do not say
 MLP_SETTINGS = ("hidden_dims", "dropout", "normalization", "activation")
 
 
@@ -81,8 +82,9 @@ def describe_network(factory: NetworkFactory | None) -> Any:
     made, settings = factory, {}
     if isinstance(factory, partial):  # the command line's own hold the class as their last argument
         made, settings = (factory.args or (factory.func,))[-1], factory.keywords
-    path = f"{getattr(made, '__module__', '')}.{getattr(made, '__qualname__', '<none>')}"
-    check("<" not in path, f"model.network: {made!r} has no name: give a class or a function of a module")
+    path = describe_code(made)
+    if path is None:
+        raise UserError(f"model.network: {made!r} has no name: give a class or a function of a module")
     check(_is_plain(settings), f"model.network: the settings of {path} are no plain values: numbers, texts, lists")
     return {"class_path": path, "init_args": dict(settings)} if isinstance(made, type) else path
 
@@ -95,13 +97,10 @@ def import_network(described: Any) -> NetworkFactory | None:
     """
     if described is None:
         return None
-    path = described if isinstance(described, str) else described["class_path"]
-    module, _, name = path.rpartition(".")
-    try:
-        made: NetworkFactory = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"model.network: {path} cannot be imported: {error}") from error
-    return made if isinstance(described, str) else partial(made, **described.get("init_args") or {})
+    if isinstance(described, str):
+        made: NetworkFactory = import_code(described)
+        return made
+    return partial(import_code(described["class_path"]), **described.get("init_args") or {})
 
 
 def _is_plain(value: Any) -> bool:

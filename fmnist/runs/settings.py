@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -10,6 +9,7 @@ import yaml
 
 from fmnist.errors import UserError
 from fmnist.files import read_text
+from fmnist.names import import_code
 from fmnist.runs.folder import run_folder
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
@@ -137,9 +137,8 @@ def _named_in_data(node: Any, where: str, expected: bool, asked: Collection[str]
 
 def _takes_code(class_path: str, parameter: str) -> bool:
     """Tells whether a parameter of a class that is trusted may be given a class or a function."""
-    module, _, name = class_path.rpartition(".")
     try:
-        return not _is_plain(get_type_hints(getattr(import_module(module), name).__init__)[parameter])
+        return not _is_plain(get_type_hints(import_code(class_path).__init__)[parameter])
     except Exception:  # no such class, no such parameter, no annotation: it may
         return True
 

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
-from fmnist.model.trained import NetworkFactory, TrainedModel, build_network, calibrate, describe_network
+from fmnist.model.trained import (
+    FIRST_CONVERSION,
+    NetworkFactory,
+    TrainedModel,
+    build_network,
+    calibrate,
+    describe_network,
+)
 from fmnist.seeds import mix_seeds
 from fmnist.training.lean import LeanModule
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
@@ -90,6 +97,7 @@ class ImageClassifier(LeanModule):
         self.test_outputs = Outputs()
         self.tested: Tested | None = None
         self.seed = 0
+        self.conversion: dict[str, Any] = {"name": "photo-2", "transform": None}
         if class_names is not None:
             self._build()
 
@@ -124,6 +132,8 @@ class ImageClassifier(LeanModule):
         check(bool(known or found), "the classes are unknown: give class_names, or train with a data module")
         if known and found:
             check(known == found, f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
+        if data is not None and hasattr(data, "source"):
+            self.conversion = data.source.describe_conversion()
         if self.network is None:
             self.hparams["class_names"] = known or found
             self._build()
@@ -195,6 +205,11 @@ class ImageClassifier(LeanModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the temperature as it was fitted, whatever callbacks have made of the other weights."""
         checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
+        checkpoint["conversion"] = self.conversion
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes what is not among the weights: how pictures were converted."""
+        self.conversion = checkpoint.get("conversion", FIRST_CONVERSION)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""

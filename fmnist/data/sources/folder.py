@@ -1,7 +1,8 @@
 """A folder of pictures for each class."""
 
-from fmnist.data.decode import Conversion, Picture
-from fmnist.data.photos import SUFFIXES, find_in_folder
+from fmnist.data.decode import Picture
+from fmnist.data.photos import Conversion
+from fmnist.data.read import SUFFIXES, find_in_folder
 from fmnist.data.sources.pictures import Listing, _Pictures, check_case
 from fmnist.errors import check
 from fmnist.files import expand
@@ -13,11 +14,11 @@ class ImageFolder(_Pictures):
     Args:
         folder: The folder.
         test_size: Without ``train`` and ``test``: pictures to test on, a number or a share below 1.
-        conversion: ``photo`` trims, centres and inverts a light background, as the data set was made;
-            ``resize`` only turns grey and resizes.
+        conversion: ``photo-2`` trims, centres and takes the distance from a plain background, ``photo`` inverts
+            a light one, as versions before 0.2 did; ``resize`` only turns grey and resizes.
     """
 
-    def __init__(self, folder: str, test_size: int | float = 0.2, conversion: Conversion = "photo") -> None:
+    def __init__(self, folder: str, test_size: int | float = 0.2, conversion: Conversion = "photo-2") -> None:
         super().__init__(test_size, conversion)
         self.folder = folder
 

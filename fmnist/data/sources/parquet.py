@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fmnist.data.decode import Conversion, Picture
+from fmnist.data.decode import Picture
+from fmnist.data.photos import Conversion
 from fmnist.data.sources.pictures import Listing, _Pictures
 from fmnist.errors import UserError, check
 from fmnist.files import expand
@@ -19,11 +20,11 @@ class Parquet(_Pictures):
     Args:
         path: A file; a pattern for several; or a folder with ``train*.parquet`` and ``test*.parquet``.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``photo`` trims, centres and inverts a light background, as the data set was made;
-            ``resize`` only turns grey and resizes.
+        conversion: ``photo-2`` trims, centres and takes the distance from a plain background, ``photo`` inverts
+            a light one, as versions before 0.2 did; ``resize`` only turns grey and resizes.
     """
 
-    def __init__(self, path: str, test_size: int | float = 0.2, conversion: Conversion = "photo") -> None:
+    def __init__(self, path: str, test_size: int | float = 0.2, conversion: Conversion = "photo-2") -> None:
         super().__init__(test_size, conversion)
         self.path = path
         self.label_names: list[str] = []

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmnist.data.decode import Conversion, Picture, decode
+from fmnist.data.decode import Picture, decode
+from fmnist.data.photos import Conversion
 from fmnist.data.sources.source import Source
 from fmnist.data.split import resolve_size, stratified_split
 from fmnist.errors import check
+from fmnist.names import describe_code
 
 Listing = tuple[list[Picture], list[str]]  # pictures and the names of their classes
 
@@ -27,6 +29,10 @@ class _Pictures(Source):
         self.test_size = test_size
         self.conversion = conversion
         self.transform: Callable[[Any], Any] | None = None
+
+    def describe_conversion(self) -> dict[str, str | None]:
+        """Says how the pictures were converted; see ``Source``."""
+        return {"name": self.conversion, "transform": self.transform and (describe_code(self.transform) or "?")}
 
     @abstractmethod
     def _list(self, train: bool) -> Listing | None:

@@ -10,6 +10,15 @@ class Source(ABC):
 
     class_names: list[str]
 
+    def describe_conversion(self) -> dict[str, str | None]:
+        """Says, in plain values, how pictures become images like those of this source.
+
+        Returns:
+            ``name``, as ``fmnist.data.photos.convert`` knows it, and ``transform``, the path of a function that is
+            applied before; ``?`` for one that has no path.
+        """
+        return {"name": "photo-2", "transform": None}
+
     @abstractmethod
     def prepare(self) -> None:
         """Makes sure that everything is on disk. Runs on one process of each machine."""

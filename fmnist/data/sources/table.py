@@ -4,8 +4,9 @@ import csv
 from collections.abc import Callable
 from typing import Any
 
-from fmnist.data.decode import Conversion, Picture
-from fmnist.data.photos import SUFFIXES
+from fmnist.data.decode import Picture
+from fmnist.data.photos import Conversion
+from fmnist.data.read import SUFFIXES
 from fmnist.data.sources.pictures import Listing, _Pictures, check_case
 from fmnist.errors import UserError, check
 from fmnist.files import expand
@@ -22,8 +23,8 @@ class CSV(_Pictures):
         transform: Function or class that is applied to each PIL image before the conversion.
         target_transform: Function or class that is applied to each label, as text.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``photo`` trims, centres and inverts a light background, as the data set was made;
-            ``resize`` only turns grey and resizes.
+        conversion: ``photo-2`` trims, centres and takes the distance from a plain background, ``photo`` inverts
+            a light one, as versions before 0.2 did; ``resize`` only turns grey and resizes.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class CSV(_Pictures):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         test_size: int | float = 0.2,
-        conversion: Conversion = "photo",
+        conversion: Conversion = "photo-2",
     ) -> None:
         super().__init__(test_size, conversion)
         self.annotations_file = annotations_file
