@@ -95,7 +95,7 @@ def test_setup_reads_what_the_stage_needs(workplace, stage, present):
     ("settings", "message"),
     [
         ({"val_size": -1}, "data.val_size is -1"),
-        ({"val_size": 600}, "data.val_size 600 leaves nothing to train on: there are 600"),
+        ({"val_size": 600}, "data.val_size 600 of 600 images leaves none to train on: give a share"),
         ({"batch_size": 0}, "data.batch_size is 0"),
         ({"shift": -1}, "data.shift is -1"),
         ({"num_workers": -1}, "data.num_workers is -1"),

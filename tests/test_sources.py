@@ -1,23 +1,226 @@
+"""Folders, tables and Parquet files as people have them."""
+
+import json
+import os
+import pickle
+import shutil
+import unicodedata
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import ToTensor
 
-from fmnist.data.sources.fashion_mnist import FashionMNIST
+from fmnist import CSV, FashionMNISTDataModule, ImageFolder, Parquet, UserError
+from fmnist.data.split import split_by_content
 
 
-def test_gives_images_with_a_channel_and_labels(workplace):
-    source = FashionMNIST()
+def draw(path, seed, shade=200):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 40, (30, 30))
+    Image.fromarray((shade + noise).astype(np.uint8)).save(path)
+
+
+def fill(folder, count, start=0):
+    for number in range(start, start + count):
+        draw(folder / f"{number}.png", number)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of twenty pictures. Returns the folder."""
+    fill(tmp_path / "sets/bags", 20)
+    fill(tmp_path / "sets/shoes", 20, start=20)
+    return tmp_path / "sets"
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "$RECYCLE.BIN"])
+def test_what_systems_leave_is_no_class_and_no_picture(folder, name, capsys):
+    fill(folder / name, 3)
+    fill(folder / "bags" / name, 3)
+    (folder / "bags" / "._1.png").write_bytes(b"\0\5\26\7")
+    (folder / "bags" / "Thumbs.db").write_bytes(b"x")
+    source = ImageFolder(str(folder), test_size=0)
     source.prepare()
-    images, labels = source.load(train=True)
-    assert (images.shape, images.dtype) == ((600, 1, 28, 28), torch.uint8)
-    assert (labels.shape, labels.dtype) == ((600,), torch.int64)
-    assert source.load(train=False)[0].shape == (200, 1, 28, 28)
+    assert (source.class_names, len(source.load(train=True)[1])) == (["bags", "shoes"], 40)
+    assert capsys.readouterr().err == ""
 
 
-def test_has_the_ten_classes():
-    assert FashionMNIST.class_names[0] == "T-shirt/top"
-    assert FashionMNIST.class_names[9] == "Ankle boot"
-    assert len(FashionMNIST.class_names) == 10
+@pytest.mark.parametrize(
+    "names", [("Train", "Test", "Val"), ("training", "TESTING", "validation"), ("train", "test", "valid")]
+)
+def test_parts_in_any_case_are_found(tmp_path, names):
+    for part, count in zip(names, (10, 4, 3), strict=True):
+        for label in ("train", "bags"):  # a class may be called like a part
+            fill(tmp_path / part / label, count)
+    source = ImageFolder(str(tmp_path))
+    assert source.class_names == ["bags", "train"]
+    assert [len(part[1]) for part in (source.load(True), source.load(False), source.load_val())] == [20, 8, 6]
+    data = FashionMNISTDataModule(source, batch_size=10)
+    data.setup()
+    assert [len(part) for part in (data.train_set, data.test_set, data.val_set)] == [20, 8, 6]
 
 
-def test_root_is_a_setting(workplace):
-    FashionMNIST(root="elsewhere").prepare()
-    assert len(list(workplace.glob("elsewhere/FashionMNIST/raw/*-ubyte"))) == 4
+def test_what_is_not_read_is_named(folder, capsys):
+    for name in ("1.HEIC", "2.heic", "notes.txt"):
+        (folder / "bags" / name).write_bytes(b"x")
+    shutil.move(folder / "bags/1.png", folder / "bags/1.jfif")
+    source = ImageFolder(str(folder), test_size=0)
+    source.prepare()
+    assert f"notice: {folder} has files that are not read, by their ending: 2 .heic, 1 .txt" in capsys.readouterr().err
+    assert len(source.load(True)[1]) == 40
+
+
+def test_broken_pictures_are_all_named_or_left_out(folder, capsys):
+    for number in range(12):
+        (folder / f"bags/{number}.png").write_bytes(b"broken")
+    source = ImageFolder(str(folder))
+    with pytest.raises(UserError, match=r"0\.png is not a picture.*; and 2 more: .*--data\.source\.skip_broken true"):
+        source.prepare()
+    source = ImageFolder(str(folder), skip_broken=True)
+    source.prepare()
+    assert "notice: 12 of 40 pictures cannot be read and are left out" in capsys.readouterr().err
+    places = source.paths(True) + source.paths(False)
+    assert len(places) == 28
+    assert not [place for place in places if place.endswith(("/0.png", "/11.png"))]
+    again = ImageFolder(str(folder), skip_broken=True)
+    assert torch.equal(again.load(True)[0], source.load(True)[0])
+
+
+def test_one_class_is_refused_and_the_folder_below_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match=r"holds one folder only.*--data\.source\.folder .*sets"):
+        ImageFolder(str(tmp_path)).prepare()
+    shutil.rmtree(folder / "shoes")
+    with pytest.raises(UserError, match="there is one class only, bags"):
+        ImageFolder(str(folder)).prepare()
+
+
+def test_class_names_of_any_kind(tmp_path):
+    name = "Schürze"
+    fill(tmp_path / unicodedata.normalize("NFC", name), 3)
+    fill(tmp_path / unicodedata.normalize("NFD", name), 3, start=3)
+    for other in ("yes", "1e3", "裤子"):
+        fill(tmp_path / other, 3)
+    draw(tmp_path / os.fsdecode(b"caf\xe9") / "0.png", 0)
+    source = ImageFolder(str(tmp_path), test_size=0)
+    assert source.class_names == ["1e3", name, r"caf\xe9", "yes", "裤子"]
+    assert source.load(True)[1].bincount().tolist() == [3, 6, 1, 3, 3]
+
+
+TABLES = {
+    "semicolons and BOM": ("\ufefffile;label\r\n", "{};{}\r\n", "utf-8"),
+    "tabs": ("file\tlabel\n", "{}\t{}\n", "utf-8"),
+    "sep=": ("sep=;\r\nfile;label\r\n", "{};{}\r\n", "utf-8"),
+    "UTF-16": ("file\tlabel\r\n", "{}\t{}\r\n", "utf-16"),
+    "cp1252": ("file,label\r\n", "{},{}\r\n", "cp1252"),
+    "an index": (",file,label\n", "7,{},{}\n", "utf-8"),
+    "a comma too many": ("file,label\n", "{},{},\n", "utf-8"),
+    "empty rows": ("file,label\n", ",\n{},{}\n,\n", "utf-8"),
+    "the other way round": ("label,file\n", "{1},{0}\n", "utf-8"),
+    "quotes": ('"file","label"\r\n', '"{}" , "{}"\r\n', "utf-8"),
+    "more columns": ("id,file,label,price\n", "1,{},{},2.50\n", "utf-8"),
+    "no header": ("", "{},{}\n", "utf-8"),
+    "carriage returns": ("file,label\r", "{},{}\r", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_as_spreadsheets_write_them(folder, tmp_path, table):
+    head, row, encoding = TABLES[table]
+    rows = [(f"bags/{n}.png", "Schürze") for n in range(20)] + [(f"shoes/{n}.png", "shoe") for n in range(20, 40)]
+    (tmp_path / "t.csv").write_bytes((head + "".join(row.format(*pair) for pair in rows)).encode(encoding))
+    source = CSV(str(tmp_path / "t.csv"), str(folder), test_size=0)
+    assert source.class_names == ["Schürze", "shoe"]
+    assert source.load(True)[1].tolist() == [0] * 20 + [1] * 20
+
+
+def test_columns_that_nobody_can_guess_are_asked_for(folder, tmp_path):
+    rows = "".join(f"bags/{n}.png,{n % 2}.0,x\n" for n in range(20))
+    (tmp_path / "t.csv").write_text("photo,kind,note\n" + rows)
+    with pytest.raises(UserError, match=r"its columns are photo, kind, note; name two of them with --data\.source"):
+        CSV(str(tmp_path / "t.csv"), str(folder)).prepare()
+    source = CSV(str(tmp_path / "t.csv"), str(folder), file_column="photo", label_column="kind")
+    assert source.class_names == ["0", "1"]
+
+
+@pytest.mark.parametrize("columns", [("img", "fine_label"), ("image", "labels"), ("photo", "kind")])
+def test_columns_of_parquet_are_found_or_named(tmp_path, columns, folder):
+    image, label = columns
+    contents = [(folder / f"bags/{number}.png").read_bytes() for number in range(20)]
+    table = pa.table(
+        {image: [{"bytes": content, "path": None} for content in contents], label: [n % 2 for n in range(20)]}
+    )
+    features = {image: {"_type": "Image"}, label: {"_type": "ClassLabel", "names": ["bag", "shoe"]}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(about), tmp_path / "t.parquet")
+    assert Parquet(str(tmp_path / "t.parquet")).class_names == ["bag", "shoe"]
+    pq.write_table(table, tmp_path / "t.parquet")
+    named = {"image_column": image, "label_column": label} if image == "photo" else {}
+    assert Parquet(str(tmp_path / "t.parquet"), **named).class_names == ["0", "1"]
+
+
+def test_a_transform_is_blamed_for_what_it_does(folder, tmp_path):
+    (tmp_path / "t.csv").write_text("".join(f"bags/{n}.png,{n % 2}\n" for n in range(20)))
+
+    def images(transform):
+        return CSV(str(tmp_path / "t.csv"), str(folder), transform=transform, test_size=0).load(True)[0]
+
+    assert torch.equal(images(ToTensor()), images(None))
+    with pytest.raises(UserError, match=r"transform .*lambda.* gave a NoneType, which is no picture"):
+        images(lambda picture: None)
+    with pytest.raises(UserError, match=r"transform .*lambda.* failed: ZeroDivisionError"):
+        images(lambda picture: 1 / 0)
+
+
+def test_more_pictures_leave_each_where_it_was(folder):
+    before = ImageFolder(str(folder))
+    first = {part: {*before.paths(part)} for part in (True, False)}
+    assert len(first[True]) + len(first[False]) == 40
+    shutil.copy(folder / "bags/0.png", folder / "bags/copy.png")
+    fill(folder / "bags", 30, start=100)
+    fill(folder / "caps", 2, start=200)
+    after = ImageFolder(str(folder))
+    second = {part: {*after.paths(part)} for part in (True, False)}
+    moved = (first[True] & second[False]) | (first[False] & second[True])
+    assert len(moved) <= 2, "but for a class that would have been missing"
+    together = {str(folder / "bags/0.png"), str(folder / "bags/copy.png")}
+    assert together <= second[True] or together <= second[False]
+    for part in (True, False):
+        assert after.load(part)[1].unique().tolist() == [0, 1, 2], "every class is in each part"
+
+
+def test_sizes_are_met_approximately():
+    digests, labels = torch.arange(5000) * 7919, torch.arange(5000) % 10
+    stay, taken = split_by_content(digests, labels, 0.2, seed=0)
+    assert 900 < len(taken) < 1100
+    assert sorted([*stay.tolist(), *taken.tolist()]) == [*range(5000)]
+    assert not torch.equal(taken, split_by_content(digests, labels, 0.2, seed=1)[1])
+
+
+def test_images_that_were_trained_on_are_counted(folder, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "--data.source=ImageFolder",
+        f"--data.source.folder={folder}",
+        "--data.val_size=0.2",
+        "--trainer.max_epochs=1",
+    )
+    assert cli("fit", *words, "--model.hidden_dims=[8]", "--data.batch_size=8")[0] == 0
+    _, out, _ = cli("test")
+    assert "trained on" not in out
+    _, out, _ = cli("test", "--data.source.split_by=order")
+    assert "trained on" not in out, "by order nobody can tell"
+    _, out, _ = cli("test", "--data.source.test_size=0.9")
+    assert "images were trained on: the figures are too good" in out
+    _, out, _ = cli("validate", "--data.split_seed=1")
+    assert "notice: the split of the data is" in out
+    assert "images were trained on" in out
+
+
+def test_a_source_can_be_sent_to_another_process(folder):
+    source = ImageFolder(str(folder))
+    images, _ = source.load(True)
+    assert torch.equal(pickle.loads(pickle.dumps(source)).load(True)[0], images)

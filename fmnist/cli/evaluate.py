@@ -53,6 +53,8 @@ def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: Fash
     start.load_weights(model, trainer)
     found: list[dict[str, Any]] = getattr(trainer, start.verb)(model, datamodule=data, verbose=False)
     check(len(found) == 1, f"there is nothing to {start.verb}: a limit of the trainer is 0")
+    for line in data.compare_split(start.checkpoint.get("FashionMNISTDataModule") or {}, start.verb):
+        say(line)
     return found[0]
 
 

@@ -12,7 +12,7 @@ from fmnist.data.augment import random_flip, random_shift
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
-from fmnist.data.split import resolve_size, stratified_split
+from fmnist.data.split import resolve_size, split_by_content, stratified_split
 from fmnist.errors import check
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
@@ -60,6 +60,8 @@ class FashionMNISTDataModule(LightningDataModule):
         self.seed = 0
         self.epoch = 0
         self.split_digest = ""
+        self.trained_on: Tensor | None = None  # digests of the images, where the source tells them
+        self.validated_on: Tensor | None = None
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
@@ -83,7 +85,7 @@ class FashionMNISTDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Returns, for the checkpoint, the epoch that a continued training begins with, and what was split."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
-        return {"epoch": epoch, "split": self.split_digest}
+        return {"epoch": epoch, "split": self.split_digest, "trained_on": self.trained_on}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
@@ -116,19 +118,52 @@ class FashionMNISTDataModule(LightningDataModule):
         )
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
-        images, labels = self.source.load(train)
+        return self._rename(*self.source.load(train))
+
+    def _rename(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         names = self.class_names
         new = [names.index(self.class_map.get(name, name)) for name in self.source.class_names]
         return images, torch.tensor(new)[labels]
 
     def _split(self, images: Tensor, labels: Tensor) -> tuple["_Images", "_Images"]:
-        if self.val_size == 0:
-            return _Images(images, labels), _Images(images[:0], labels[:0])
+        own, digests = self.source.load_val(), self.source.digests(train=True)
+        self.trained_on = digests
+        if self.val_size == 0 or own is not None:
+            empty = (images[:0], labels[:0])
+            return _Images(images, labels), _Images(
+                *(empty if own is None or self.val_size == 0 else self._rename(*own))
+            )
         size, total = resolve_size(self.val_size, len(labels)), len(labels)
-        enough = 0 < size < total
-        check(enough, f"data.val_size {self.val_size} leaves nothing to train on: there are {total:,} training images")
-        train, val = stratified_split(labels, size, self.split_seed)
+        what = f"data.val_size {self.val_size} of {total:,} images"
+        check(
+            size > 0, f"{what} leaves none to validate on: give --data.val_size {2 / total:.2g} or more, or 0 for none"
+        )
+        check(size < total, f"{what} leaves none to train on: give a share, such as --data.val_size 0.1")
+        if digests is None:
+            train, val = stratified_split(labels, size, self.split_seed)
+        else:
+            train, val = split_by_content(digests, labels, size / total, self.split_seed)
+            check(len(train) > 0 < len(val), f"{what} leaves a part empty: give another --data.val_size")
+            self.trained_on, self.validated_on = digests[train], digests[val]
         return _Images(images[train], labels[train]), _Images(images[val], labels[val])
+
+    def compare_split(self, saved: dict[str, Any], stage: str) -> list[str]:
+        """Says in a line each what is wrong with testing or validating a network on this data.
+
+        Args:
+            saved: What ``state_dict`` returned in its training.
+            stage: ``test`` or ``validate``, which must have been set up.
+        """
+        lines = []
+        before, now = saved.get("split"), self.split_digest
+        if before and now and before != now:
+            lines.append(f"notice: the split of the data is {now}, in the training it was {before}")
+        seen, asked = saved.get("trained_on"), self.validated_on
+        if stage == "test":
+            asked = self.source.digests(train=False)
+        if isinstance(seen, Tensor) and asked is not None and (count := int(torch.isin(asked, seen).sum())):
+            lines.append(f"notice: {count:,} of {len(asked):,} images were trained on: the figures are too good")
+        return lines
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loads the training images in a new order in each epoch."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from fmnist.data.photos import SIDE, Conversion, PictureError
 from fmnist.data.read import pay_threads, read_picture
-from fmnist.errors import UserError
+from fmnist.errors import check
 from fmnist.files import atomic_path
 
+NAMED = 10  # pictures that cannot be read and are named
 SHARE = 64  # pictures that a thread takes at once
-FORMAT = "1"  # changes when the same file is decoded in another way
+FORMAT = "2"  # changes when the same file is decoded in another way
 
 
 class Picture(NamedTuple):
@@ -33,7 +35,23 @@ class Picture(NamedTuple):
     """Its content, if it lies inside ``file``; otherwise ``file`` is the picture."""
 
 
-def decode(pictures: Sequence[Picture], conversion: Conversion, transform: Callable[[Any], Any] | None) -> Tensor:
+class Decoded(NamedTuple):
+    """Pictures as tensors."""
+
+    images: Tensor
+    """uint8 (N, 1, 28, 28)."""
+    digests: Tensor
+    """A number for the content of each file, int64 (N,)."""
+    kept: Tensor
+    """Which of the pictures these are, int64 (N,): all, but for those that cannot be read."""
+
+
+def decode(
+    pictures: Sequence[Picture],
+    conversion: Conversion,
+    transform: Callable[[Any], Any] | None,
+    skip_broken: bool = False,
+) -> Decoded:
     """Decodes pictures, or takes them from the cache.
 
     The cache holds one file for each list of pictures. It is used only if every file still has the size
@@ -44,24 +62,31 @@ def decode(pictures: Sequence[Picture], conversion: Conversion, transform: Calla
         pictures: What to decode.
         conversion: See ``convert``.
         transform: Applied to each PIL image before the conversion.
-
-    Returns:
-        uint8 (N, 1, 28, 28).
+        skip_broken: Leave out pictures that cannot be read, and say how many.
 
     Raises:
-        UserError: A picture cannot be read; the message says which and why.
+        UserError: Pictures cannot be read; the message says which and why.
     """
-    if transform or not pictures:
-        return _decode(pictures, conversion, transform)
-    name = hashlib.sha256("\n".join([FORMAT, conversion, *(p.place for p in pictures)]).encode(errors="replace"))
-    folder = Path(os.environ.get("FMNIST_CACHE") or platformdirs.user_cache_dir("fmnist"))
+    folder = _cache_folder()
+    if transform or not pictures or folder is None:
+        return _decode(pictures, conversion, transform, skip_broken)
+    what = [FORMAT, conversion, str(skip_broken), *(p.place for p in pictures)]
+    name = hashlib.sha256("\n".join(what).encode(errors="replace"))
     path = folder / f"{name.hexdigest()[:32]}.npz"
     state = _state(pictures)
-    cached = _read_cache(path, state, len(pictures))
+    cached = _read_cache(path, state)
     if cached is None:
-        cached = _decode(pictures, conversion, None)
+        cached = _decode(pictures, conversion, None, skip_broken)
         _write_cache(path, state, cached)
     return cached
+
+
+def _cache_folder() -> Path | None:
+    """Returns the folder of the cache; None for a user who has no home."""
+    try:
+        return Path(os.environ.get("FMNIST_CACHE") or platformdirs.user_cache_dir("fmnist"))
+    except (RuntimeError, KeyError, OSError):
+        return None
 
 
 def _state(pictures: Sequence[Picture]) -> str:
@@ -72,40 +97,71 @@ def _state(pictures: Sequence[Picture]) -> str:
     return digest.hexdigest()
 
 
-def _read_cache(path: Path, state: str, count: int) -> Tensor | None:
+def _read_cache(path: Path, state: str) -> Decoded | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            images = saved["images"]
-            fits = str(saved["state"]) == state and images.shape == (count, 1, SIDE, SIDE) and images.dtype == np.uint8
-            return torch.from_numpy(images) if fits else None
+            images, digests, kept = (saved[name] for name in Decoded._fields)
+            fits = str(saved["state"]) == state and images.shape == (len(kept), 1, SIDE, SIDE)
+            right = images.dtype == np.uint8 and digests.dtype == kept.dtype == np.int64 and digests.shape == kept.shape
+            return Decoded(*map(torch.from_numpy, (images, digests, kept))) if fits and right else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _write_cache(path: Path, state: str, images: Tensor) -> None:
+def _write_cache(path: Path, state: str, decoded: Decoded) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part, part.open("wb") as file:
-            np.savez(file, images=images.numpy(), state=np.array(state))
+            arrays = {name: values.numpy() for name, values in decoded._asdict().items()}
+            np.savez(file, state=np.array(state), **arrays)
     except OSError:
         return  # a cache that cannot be written costs time only
 
 
-def _decode(pictures: Sequence[Picture], conversion: Conversion, transform: Callable[[Any], Any] | None) -> Tensor:
-    def one(picture: Picture) -> Tensor:
+def _decode(
+    pictures: Sequence[Picture],
+    conversion: Conversion,
+    transform: Callable[[Any], Any] | None,
+    skip_broken: bool,
+) -> Decoded:
+    images = torch.empty(len(pictures), 1, SIDE, SIDE, dtype=torch.uint8)
+    digests = torch.zeros(len(pictures), dtype=torch.long)
+    broken: dict[int, str] = {}
+
+    def one(index: int, picture: Picture) -> None:
         content = picture.file if picture.content is None else io.BytesIO(picture.content)
         try:
-            return read_picture(content, transform, conversion).image
+            images[index] = read_picture(content, transform, conversion).image
+            digests[index] = _digest(picture)
         except PictureError as error:
-            raise UserError(f"{picture.place} {error}") from error
+            broken[index] = f"{picture.place} {error}"
 
     def some(start: int) -> None:
         for index in range(start, min(start + SHARE, len(pictures))):
-            images[index] = one(pictures[index])
+            one(index, pictures[index])
 
-    images = torch.empty(len(pictures), 1, SIDE, SIDE, dtype=torch.uint8)
     files = list(dict.fromkeys(picture.file for picture in pictures if picture.content is None))
     with ThreadPoolExecutor() as pool:
         for _ in (pool.map if pay_threads(files) else map)(some, range(0, len(pictures), SHARE)):
             pass  # an error comes out here
-    return images
+    if broken:
+        _complain([broken[index] for index in sorted(broken)], len(pictures), skip_broken)
+    kept = torch.tensor([index for index in range(len(pictures)) if index not in broken], dtype=torch.long)
+    return Decoded(images[kept], digests[kept], kept)
+
+
+def _complain(broken: list[str], total: int, skip_broken: bool) -> None:
+    """Names what cannot be read, the first ten: as a mistake, or as a notice."""
+    some = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else "")
+    check(
+        skip_broken,
+        f"{some}: mend or remove {'it' if len(broken) == 1 else 'them'}, or leave out what cannot be "
+        f"read with --data.source.skip_broken true",
+    )
+    print(f"notice: {len(broken):,} of {total:,} pictures cannot be read and are left out: {some}", file=sys.stderr)
+
+
+def _digest(picture: Picture) -> int:
+    """Returns a number for the content of a picture, from its file or from where it lies inside one."""
+    content = Path(picture.file).read_bytes() if picture.content is None else picture.content
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), signed=True)

@@ -3,16 +3,23 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError, features
+from torch import Tensor
 
 from fmnist.data.photos import MAX_PIXELS, WORKING_SIDE, Conversion, Converted, PictureError, check_size, convert
+from fmnist.errors import UserError, check
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # none that runs another program, as EPS does
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+AVIF = bool(features.check("avif"))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *["AVIF"] * AVIF)  # none that runs another program, as EPS does
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", *[".avif"] * AVIF)
 LARGE = 100_000  # bytes of a file from which on threads pay off, measured on two cores
 MAX_BYTES = 200_000_000
+# Folders that systems and programs make beside people's own
+SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"}
 
 
 def read_picture(
@@ -32,7 +39,7 @@ def read_picture(
     """
 
     def change(picture: Image.Image) -> Converted:
-        return convert(transform(picture) if transform else picture, conversion)
+        return convert(apply(transform, picture) if transform else picture, conversion)
 
     if not isinstance(path, str | Path):
         return _read(path, change)
@@ -48,13 +55,39 @@ def read_picture(
         raise PictureError(error.strerror or "cannot be read") from error
 
 
+def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
+    """Applies a transform of the user's own, also one that gives a tensor of pixels from 0 to 1, as ToTensor does.
+
+    Raises:
+        UserError: It fails, or gives something that is no picture: that is not the picture's fault.
+    """
+    name = getattr(transform, "__qualname__", type(transform).__name__)
+    try:
+        made = transform(picture)
+    except Exception as error:
+        raise UserError(f"the transform {name} failed: {type(error).__name__}: {error}") from error
+    if isinstance(made, Tensor | np.ndarray):
+        values = torch.as_tensor(made)
+        values = values.movedim(0, -1) if values.ndim == 3 and len(values) in (1, 3) else values
+        values = (
+            (values * 255).round() if values.is_floating_point() and 0 <= values.min() <= values.max() <= 1 else values
+        )
+        fits = not values.is_floating_point() or bool((values == values.round()).all())
+        shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in (1, 3))
+        if fits and shaped and values.numel() and 0 <= values.min() <= values.max() <= 255:
+            made = Image.fromarray(values.to(torch.uint8).squeeze(-1).numpy())
+    what = f"a {type(made).__name__}" + (f" of shape {tuple(made.shape)}" if hasattr(made, "shape") else "")
+    check(isinstance(made, Image.Image), f"the transform {name} gave {what}, which is no picture: give a PIL image")
+    return cast(Image.Image, made)
+
+
 def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
     try:
         with Image.open(file, formats=FORMATS) as picture:
             picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
             check_size(picture)
             return change(picture)
-    except PictureError:
+    except (PictureError, UserError):
         raise
     except UnidentifiedImageError as error:
         raise PictureError("is not a picture that can be read") from error
@@ -67,8 +100,16 @@ def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Conver
 def find_in_folder(folder: Path) -> list[str]:
     """Lists the files in a folder, and in all folders in it, that have the ending of a picture; sorted."""
     # plain strings, as there may be a million
-    found = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]  # noqa: PTH118
-    return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+    found = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(top, name) for name in names if name.lower().endswith(SUFFIXES) and not is_hidden(name)]  # noqa: PTH118
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a file or a folder is the system's, not the user's."""
+    return name.startswith(".") or name.casefold() in SYSTEM
 
 
 def pay_threads(files: Sequence[str]) -> bool:

@@ -1,5 +1,7 @@
 """Parts of a data set that never change."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,38 @@ def stratified_split(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Ten
     chosen[by_class[steps]] = True
     chosen &= torch.bincount(labels)[labels] > 1
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def split_by_content(digests: Tensor, labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides samples by what they are, whatever other samples there are: more samples leave each where it was.
+
+    A sample is taken out if a hash of its content and the seed is below a threshold, so equal samples stay
+    together, and sizes are met approximately. A class that would be missing from a part gives it the sample
+    that is nearest to the threshold, with its equals; a class of equal samples alone stays.
+
+    Args:
+        digests: A number for the content of each sample, int64 (N,).
+        labels: int64 (N,).
+        share: Share of the samples to take out, above 0 and below 1.
+        seed: Seed of the hash.
+
+    Returns:
+        Indices of the samples that stay, and of those taken out, both ascending.
+    """
+    places = torch.tensor([_place(digest, seed) for digest in digests.tolist()], dtype=torch.float64)
+    taken = places < share
+    for label in range(int(labels.max()) + 1):
+        mine = (labels == label).nonzero().flatten()
+        found = places[mine]
+        if len(mine) and found.min() < found.max():
+            taken[mine[found == found.min()]] = True
+            taken[mine[found == found.max()]] = False
+    return (~taken).nonzero().flatten(), taken.nonzero().flatten()
+
+
+def _place(digest: int, seed: int) -> float:
+    content = hashlib.blake2b(f"{digest} {seed}".encode(), digest_size=6).digest()
+    return int.from_bytes(content) / 2**48
 
 
 def resolve_size(size: float, total: int) -> int:

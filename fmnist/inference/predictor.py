@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmnist.data.photos import SIDE, Conversion, Converted, convert
-from fmnist.data.read import read_picture
+from fmnist.data.read import apply, read_picture
 from fmnist.errors import check
 from fmnist.files import expand
 from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel
@@ -137,7 +137,7 @@ class Predictor:
         if isinstance(picture, Image.Image):
             self._check_transform()
             try:
-                return convert(self.transform(picture) if self.transform else picture, self.conversion)
+                return convert(apply(self.transform, picture) if self.transform else picture, self.conversion)
             except OSError as error:
                 raise ValueError(f"the picture is damaged ({error})") from error
         image = _check_array(picture)

@@ -14,6 +14,9 @@ from fmnist.runs.folder import run_folder
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
 RETIRED = {"data": {"cutout"}}  # settings of earlier versions, which old runs and checkpoints may still have
+PICTURES = {"fmnist.ImageFolder", "fmnist.CSV", "fmnist.Parquet"} | {
+    f"fmnist.data.sources.{name}" for name in ("folder.ImageFolder", "table.CSV", "parquet.Parquet")
+}
 MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its values, their nesting, its numbers
 
 # Packages whose code each part of a configuration may name without being asked
@@ -63,12 +66,19 @@ def read_run_settings(checkpoint: Path, keys: tuple[str, ...], asked: Collection
         saved = read_settings(path)
         settings = {key: saved[key] for key in keys if key in saved}
         settings |= {key: drop_retired(key, dict(settings[key])) for key in TRUSTED.keys() & settings.keys()}
+        _keep_rule(settings.get("data", {}).get("source"))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} is not a configuration ({' '.join(str(error).split())[:120]})") from error
     foreign = [pair for key in TRUSTED.keys() & settings.keys() for pair in find_foreign(key, settings[key], asked)]
     if foreign:
         raise UntrustedError(path, foreign)
     return settings
+
+
+def _keep_rule(source: Any) -> None:
+    """Writes into the settings of a run of before 0.2 how it was split, which was not a setting then."""
+    if isinstance(source, dict) and source.get("class_path") in PICTURES and isinstance(source.get("init_args"), dict):
+        source["init_args"].setdefault("split_by", "order")
 
 
 def drop_retired(part: str, settings: dict[str, Any]) -> dict[str, Any]:

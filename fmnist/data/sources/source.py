@@ -23,6 +23,21 @@ class Source(ABC):
     def prepare(self) -> None:
         """Makes sure that everything is on disk. Runs on one process of each machine."""
 
+    def load_val(self) -> tuple[Tensor, Tensor] | None:
+        """Reads the validation part, as ``load`` does; None if it is to be taken from the training part."""
+        return None
+
+    def digests(self, train: bool) -> Tensor | None:
+        """Returns a number for the content of each image of ``load(train)``, int64 (N,).
+
+        None if the source has a test part of its own, or does not tell: then the validation part is chosen by order.
+        """
+        return None
+
+    def paths(self, train: bool) -> list[str] | None:
+        """Returns where each image of ``load(train)`` comes from; None if it is no file."""
+        return None
+
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Reads the training part or the test part.

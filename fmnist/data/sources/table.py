@@ -1,19 +1,26 @@
 """Pictures that a table names."""
 
+import codecs
 import csv
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fmnist.data.decode import Picture
 from fmnist.data.photos import Conversion
 from fmnist.data.read import SUFFIXES
-from fmnist.data.sources.pictures import Listing, _Pictures, check_case
+from fmnist.data.sources.pictures import Listing, Part, Rule, _Pictures, check_case, clean_name
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 
+Rows = list[tuple[int, list[str]]]  # the number of each line, and its cells
+FILES = ("file", "filename", "file_name", "path", "image", "img", "picture")  # usual heads of the two columns
+LABELS = ("label", "labels", "class", "category", "target")
+
 
 class CSV(_Pictures):
-    """Pictures named in a table, a row each: file, label. A first row without a picture is a header.
+    """Pictures named in a table, a row each, as spreadsheets write them. A first row without a picture is a header.
 
     Args:
         annotations_file: The table of the training part.
@@ -25,6 +32,11 @@ class CSV(_Pictures):
         test_size: Without a test part: pictures to test on, a number or a share below 1.
         conversion: ``photo-2`` trims, centres and takes the distance from a plain background, ``photo`` inverts
             a light one, as versions before 0.2 did; ``resize`` only turns grey and resizes.
+        file_column: Head of the column with the files, where it is not plain which that is.
+        label_column: Head of the column with the labels.
+        skip_broken: Leave out pictures that cannot be read, and say how many.
+        split_by: What decides where a picture belongs: its ``content``, whatever other pictures there are, or the
+            ``order`` of all, as in versions before 0.2.
     """
 
     def __init__(
@@ -37,50 +49,120 @@ class CSV(_Pictures):
         target_transform: Callable[[Any], Any] | None = None,
         test_size: int | float = 0.2,
         conversion: Conversion = "photo-2",
+        file_column: str | None = None,
+        label_column: str | None = None,
+        skip_broken: bool = False,
+        split_by: Rule = "content",
     ) -> None:
-        super().__init__(test_size, conversion)
+        super().__init__(test_size, conversion, skip_broken, split_by)
         self.annotations_file = annotations_file
         self.img_dir = img_dir
         self.test_annotations_file = test_annotations_file
         self.label_names = label_names
         self.transform = transform
         self.target_transform = target_transform
+        self.file_column = file_column
+        self.label_column = label_column
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
         """``label_names``, or what the training table names, sorted."""
         return self.label_names or super().class_names
 
-    def _list(self, train: bool) -> Listing | None:
-        table = self.annotations_file if train else self.test_annotations_file
+    def _list(self, part: Part) -> Listing | None:
+        table = {"train": self.annotations_file, "test": self.test_annotations_file}.get(part)
         if table is None:
             return None
         path, folder = expand(table), expand(self.img_dir)
         pictures, names = [], []
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = [(number, row) for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1) if row]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"data.source: {path} is not a table in CSV ({error})") from error
-        for position, (number, row) in enumerate(rows):
-            place = f"{path} line {number}:"
-            check(len(row) == 2, f"{place} {len(row)} columns instead of two, file and label")
-            name, label = row[0].strip(), row[1].strip()
-            if position == 0 and not name.lower().endswith(SUFFIXES) and not (folder / name).is_file():
-                continue
-            check((folder / name).is_file(), f"{place} there is no file {folder / name}")
-            pictures.append(Picture(f"{place} {folder / name}", str(folder / name)))
+        for number, (name, label) in self._choose(_read_rows(path), path, folder):
+            place, file = f"{path} line {number}:", _find_file(folder / name.replace("\\", "/"))
+            check(file.is_file(), f"{place} there is no file {file}")
+            pictures.append(Picture(f"{place} {file}", str(file)))
             names.append(self._name(label, place))
         check(bool(pictures), f"data.source: {path} names no pictures")
         check_case(sorted({*names}), str(path))
         return pictures, names
 
+    def _choose(self, rows: Rows, path: Path, folder: Path) -> Rows:
+        """Returns file and label of each row, without the header."""
+        head = rows[0][1] if rows else []
+        header = not any(_is_picture(cell, folder) for cell in head)
+        keys = [cell.casefold() for cell in head]
+        file = _find(keys, self.file_column, FILES) if header else None
+        label = _find(keys, self.label_column, LABELS) if header else None
+        if file is None and label is None and len(head) == 2 and not (self.file_column or self.label_column):
+            file, label = 0, 1
+        elif len(head) == 2 and (file is None) != (label is None):
+            file, label = (1 - (label or 0), label) if file is None else (file, 1 - file)
+        if file is None or label is None:
+            which = "--data.source.file_column and --data.source.label_column"
+            raise UserError(f"{path} line 1: its columns are {', '.join(head[:20])}; name two of them with {which}")
+        for number, cells in rows:
+            whole = len(cells) >= len(head) and not any(cells[len(head) :])
+            check(
+                whole, f"{path} line {number}: {len(cells)} columns instead of {len(head)}, file and label among them"
+            )
+        return [(number, [cells[file], cells[label]]) for number, cells in rows[header:]]
+
     def _name(self, label: str, place: str) -> str:
         if self.target_transform:
             label = str(self.target_transform(label))
+        label = clean_name(re.sub(r"^(\d+)\.0+$", r"\1", label))  # whole numbers, as tables of floats have them
         check(bool(label), f"{place} the label is missing")
         if self.label_names is None or label in self.label_names:
             return label
         known = label.isdecimal() and int(label) < len(self.label_names)
         check(known, f"{place} there is no class {label!r}: the labels are 0 to {len(self.label_names) - 1}, or names")
         return self.label_names[int(label)]
+
+
+def _read_rows(path: Path) -> Rows:
+    """Reads the rows that are not empty, without an index, and without columns that are."""
+    text = _decode(path.read_bytes())
+    lines = text.splitlines()
+    separator = lines[0][4:5] if lines and lines[0].lower().startswith("sep=") else None
+    try:
+        reader = csv.reader(text.splitlines(keepends=True), delimiter=separator or _guess(text), skipinitialspace=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except (csv.Error, TypeError) as error:
+        raise UserError(f"data.source: {path} is not a table in CSV ({error})") from error
+    rows = [(number, row) for number, row in rows[separator is not None :] if any(row)]
+    while rows and all(len(row) > 2 and not row[-1] for _, row in rows):  # a comma ends each line
+        rows = [(number, row[:-1]) for number, row in rows]
+    if rows and len(rows[0][1]) > 2 and not rows[0][1][0]:  # the index that pandas writes
+        rows = [(number, row[1:]) for number, row in rows]
+    return rows
+
+
+def _decode(content: bytes) -> str:
+    """Decodes text of any of the encodings that spreadsheets write."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _guess(text: str) -> str:
+    """Returns the separator that divides the first line most often."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return max(",;\t|", key=lambda separator: len(next(csv.reader([first], delimiter=separator), [])))
+
+
+def _find(keys: list[str], asked: str | None, usual: tuple[str, ...]) -> int | None:
+    wanted = (asked.casefold(),) if asked else usual
+    found = [index for index, key in enumerate(keys) if key in wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def _find_file(path: Path) -> Path:
+    """Adds the ending of a file that the table leaves out, if that is plain."""
+    found = [] if path.is_file() else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    there = [file for file in found if file.is_file()]
+    return there[0] if len(there) == 1 else path
+
+
+def _is_picture(cell: str, folder: Path) -> bool:
+    return cell.lower().endswith(SUFFIXES) or (bool(cell) and (folder / cell).is_file())
