@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
+from fmnist.model.mlp import check_pixels
 from fmnist.model.trained import NetworkFactory, TrainedModel, build_network, calibrate, describe_network
 from fmnist.seeds import mix_seeds
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, configure, describe_optimizer
+from fmnist.training.prelude import Prelude
 
 
 class ImageClassifier(LightningModule):
@@ -100,8 +102,9 @@ class ImageClassifier(LightningModule):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes)."""
+        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to logits, float (B, num_classes)."""
         assert self.network is not None, "the classes are unknown until a data module has been seen"
+        check_pixels(images)
         logits: Tensor = self.network(images)
         return logits
 
@@ -115,6 +118,11 @@ class ImageClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Notes the seed of the run, before anything is drawn."""
         self.seed = torch.initial_seed()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Puts a callback before all others that has the network built, for those that look for it."""
+        Prelude.put_first(self.trainer)
+        return []
 
     def configure_model(self) -> None:
         """Builds the network for the classes of the data, or checks that they are the known ones."""
@@ -134,7 +142,9 @@ class ImageClassifier(LightningModule):
         if self.hparams["compile"]:
             self.network.compile()
         if self.hparams["class_weights"] == "balanced":
-            self.objective.weights = balance(self.trainer.datamodule.class_counts()).to(self.temperature)  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            check(data is not None, "model.class_weights: the classes are counted in a data module: train with one")
+            self.objective.weights = balance(data.class_counts()).to(self.temperature)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
