@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
@@ -71,6 +72,9 @@ def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> 
     before = start.settings.get("trainer", {})
     whole_epochs = trainer.max_steps == before.get("max_steps", -1) == -1
     check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        searches, name = isinstance(callback, BatchSizeFinder | LearningRateFinder), type(callback).__name__
+        check(not searches, f"{name} begins from the start: give what it has found, and --trainer.callbacks null")
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
     start.load_weights(model, trainer)
     if not before:

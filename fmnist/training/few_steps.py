@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer, WeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, Timer, WeightAveraging
 
 from fmnist.errors import check
 
@@ -43,11 +44,22 @@ class FewSteps(Callback):
 
     @staticmethod
     def _remarks(trainer: Trainer, model: LightningModule) -> Iterator[str]:
-        data, hparams, steps = trainer.datamodule, model.hparams, trainer.estimated_stepping_batches  # type: ignore[attr-defined]
-        images = len(data.train_set)
+        hparams, steps, callbacks = model.hparams, trainer.estimated_stepping_batches, trainer.callbacks  # type: ignore[attr-defined]
+        data, images = trainer.datamodule, len(trainer.datamodule.train_set)  # type: ignore[attr-defined]
         if data.batch_size > images:
             yield f"data.batch_size {data.batch_size} is more than the {images:,} training images: an epoch is one step"
         if hparams["warmup_ratio"] and round(hparams["warmup_ratio"] * steps) == 0:
             yield f"model.warmup_ratio {hparams['warmup_ratio']} of {steps} steps is none: there is no warm-up"
-        if hparams["lr_schedule"] != "constant" and any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if hparams["lr_schedule"] != "constant" and any(isinstance(callback, Timer) for callback in callbacks):
             yield f"the learning rate is planned for {steps} steps, and the time limit may end the training before"
+        for callback in callbacks:
+            if isinstance(callback, EMAWeightAveraging) and callback.update_every_n_steps > 0:
+                old = _share_of_first_weights(callback, steps)
+                if old > 0.1:
+                    yield f"EMAWeightAveraging ends with {100 * old:.0f} % of its first weights: lower its decay"
+
+
+def _share_of_first_weights(callback: EMAWeightAveraging, steps: float) -> float:
+    """Returns how much of the average will be the weights that it began with, from 0 to 1."""
+    decay = 1 - callback._kwargs["avg_fn"](torch.zeros(()), torch.ones(()), 1).item()  # what it makes of 0 and 1
+    return float(decay ** max(0, steps / callback.update_every_n_steps - 1))

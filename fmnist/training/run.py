@@ -44,7 +44,13 @@ class RunFolder(SaveConfigCallback):
         self.handle: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Does nothing yet: a mistake that is found while things are set up must leave no folder."""
+        """Claims nothing yet: a mistake that is found while things are set up must leave no folder.
+
+        Users' own checkpoints of a continued run are told where they are, or they would drop their record.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if self.continued and type(callback) is ModelCheckpoint and not callback.dirpath:
+                callback.dirpath = str(self.continued / "checkpoints")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Claims a folder, or takes that of the checkpoint, and sends everything there."""
