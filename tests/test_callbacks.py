@@ -11,6 +11,7 @@ RUN = Path("lightning_logs/version_0")
 SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
 SWA = ("StochasticWeightAveraging", "swa_lrs=0.05", "swa_epoch_start=1")
 PRUNING = ("ModelPruning", "pruning_fn=l1_unstructured", "amount=0.5")
+OWN = ("ModelCheckpoint", "monitor=val/loss")
 TIMER = ("Timer", "duration=00:01:00:00")
 
 
@@ -22,9 +23,7 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize(
-    "added", [SWA, PRUNING, TIMER, ("ModelCheckpoint", "monitor=val/loss")], ids=lambda added: added[0]
-)
+@pytest.mark.parametrize("added", [SWA, PRUNING, TIMER, OWN], ids=lambda added: added[0])
 def test_a_callback_works_and_its_run_can_be_continued_and_repeated(workplace, cli, added):
     code, out, err = cli("fit", *SMALL, *callback(*added))
     assert (code, err) == (0, "")
@@ -134,14 +133,14 @@ def test_a_job_of_slurm_that_is_set_wrong_is_one_line(workplace, cli):
 
 
 def test_a_bug_keeps_its_traceback(workplace, cli, monkeypatch):
-    (workplace / "mine.py").write_text(
+    (workplace / "faulty.py").write_text(
         "import torch\nfrom lightning.pytorch import Callback\n"
-        "class Mine(Callback):\n"
+        "class Faulty(Callback):\n"
         "    def on_train_start(self, *_): torch.nn.functional.linear(torch.ones(2), torch.ones(3))\n"
     )
     monkeypatch.syspath_prepend(workplace)
     with pytest.raises(RuntimeError):
-        cli("fit", *SMALL, "--trainer.callbacks+=mine.Mine")
+        cli("fit", *SMALL, "--trainer.callbacks+=faulty.Faulty")
 
 
 @pytest.mark.parametrize(
