@@ -277,7 +277,7 @@ def test_classes_cannot_be_weighed_without_a_data_module(loaders):
         accelerator="cpu", logger=False, max_epochs=1, enable_checkpointing=False, enable_progress_bar=False
     )
     with pytest.raises(UserError, match="the classes are counted in a data module"):
-        trainer.fit(model, loaders()[0])
+        trainer.fit(model, *loaders()[:2])
 
 
 def test_callbacks_find_the_network_when_they_are_set_up(fit):
