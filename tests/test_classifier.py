@@ -1,3 +1,4 @@
+import pickle
 from functools import partial
 
 import pytest
@@ -288,3 +289,27 @@ def test_callbacks_find_the_network_when_they_are_set_up(fit):
     looks = Looks()
     fit(ImageClassifier(hidden_dims=[8]), callbacks=[looks])
     assert looks.found == 784 * 8 + 8 + 8 * 10 + 10
+
+
+@pytest.mark.parametrize("names", [None, FashionMNIST.class_names])
+def test_a_model_can_be_pickled(names):
+    model = ImageClassifier(hidden_dims=[8], class_names=names)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.hparams == model.hparams
+    (group,) = again.optimizer([torch.zeros(1, requires_grad=True)]).param_groups
+    assert group["lr"] == 0.1
+
+
+def test_a_network_that_another_process_would_train_is_refused(fit):
+    with pytest.raises(Exception, match=r"need ImageClassifier\(class_names=...\) to give it back"):
+        fit(ImageClassifier(hidden_dims=[8]), strategy="ddp_fork", devices=1)
+
+
+def test_a_forked_training_gives_its_weights_back(fit):
+    model = ImageClassifier(hidden_dims=[16], class_names=FashionMNIST.class_names)
+    data = FashionMNISTDataModule(val_size=100)
+    trainer = fit(model, data, strategy="ddp_fork", devices=1, max_epochs=3)
+    data.setup()
+    accuracy = (model.eval()(data.val_set.images).argmax(1) == data.val_set.labels).float().mean().item()
+    assert accuracy == pytest.approx(trainer.callback_metrics["val/acc"].item())
+    assert accuracy > 0.9

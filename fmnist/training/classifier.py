@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,9 @@ from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, configure, describe_optimizer
 from fmnist.training.prelude import Prelude
+
+# The same as a lambda is the default below, which the command line can read and pickle cannot
+DEFAULT_OPTIMIZER = partial(torch.optim.SGD, lr=0.1)
 
 
 class ImageClassifier(LightningModule):
@@ -82,7 +86,8 @@ class ImageClassifier(LightningModule):
         self.hparams["optimizer"] = describe_optimizer(optimizer)
         self.hparams["network"] = describe_network(network)
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-        self.optimizer = optimizer
+        ours = getattr(optimizer, "__qualname__", "") == "ImageClassifier.<lambda>"
+        self.optimizer = DEFAULT_OPTIMIZER if ours else optimizer
         self.factory = network
         self.network: nn.Module | None = None
         self.register_buffer("temperature", torch.ones(()))

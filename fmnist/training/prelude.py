@@ -2,6 +2,9 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from fmnist.errors import check
 
 
 class Prelude(Callback):
@@ -19,7 +22,13 @@ class Prelude(Callback):
             callbacks.insert(0, cls())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Builds the network, in the precision of the trainer."""
+        """Builds the network, in the precision of the trainer.
+
+        Raises:
+            UserError: It would be built, and trained, in another process than the one that asked for it.
+        """
+        apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and pl_module.network is None
+        check(not apart, "processes that are spawned or forked need ImageClassifier(class_names=...) to give it back")
         with trainer.precision_plugin.module_init_context():
             pl_module.configure_model()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
