@@ -305,7 +305,9 @@ def test_a_network_that_another_process_would_train_is_refused(fit):
         fit(ImageClassifier(hidden_dims=[8]), strategy="ddp_fork", devices=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*sync_dist=True")
 def test_a_forked_training_gives_its_weights_back(fit):
+    seed_everything(0, verbose=False)
     model = ImageClassifier(hidden_dims=[16], class_names=FashionMNIST.class_names)
     data = FashionMNISTDataModule(val_size=100)
     trainer = fit(model, data, strategy="ddp_fork", devices=1, max_epochs=3)

@@ -80,14 +80,15 @@ class ImageClassifier(LightningModule):
         check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
         check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative, nor infinite")
         check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
+        if getattr(optimizer, "__qualname__", "") == "ImageClassifier.<lambda>":
+            optimizer = DEFAULT_OPTIMIZER
         self.save_hyperparameters(logger=False)
         # Plain values only, so that every checkpoint loads with weights_only=True.
         self.hparams["hidden_dims"] = list(hidden_dims)
         self.hparams["optimizer"] = describe_optimizer(optimizer)
         self.hparams["network"] = describe_network(network)
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-        ours = getattr(optimizer, "__qualname__", "") == "ImageClassifier.<lambda>"
-        self.optimizer = DEFAULT_OPTIMIZER if ours else optimizer
+        self.optimizer = optimizer
         self.factory = network
         self.network: nn.Module | None = None
         self.register_buffer("temperature", torch.ones(()))
