@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where it has been closed
     sys.stderr = sys.stderr or sys.stdout
+    if os.environ.get("MPLBACKEND", "").startswith("module:"):  # of a notebook that started this command
+        del os.environ["MPLBACKEND"]
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

@@ -1,8 +1,9 @@
+import pickle
 from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.utils.data import DataLoader
 
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
@@ -220,3 +221,97 @@ def test_half_precision_trains_as_well(fit):
     trainer = fit(model, precision="bf16-mixed", max_epochs=3)
     assert trainer.callback_metrics["val/acc"] > 0.9
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.fixture
+def loaders(workplace):
+    """Makes ordinary loaders of the small data set: training, validation and test images."""
+
+    def loaders(change=lambda image: image):
+        data = FashionMNISTDataModule(val_size=100)
+        data.prepare_data()
+        data.setup()
+        sets = (data.train_set, data.val_set, data.test_set)
+        pairs = ([(change(image), label) for image, label in zip(s.images, s.labels, strict=True)] for s in sets)
+        return [DataLoader(rows, batch_size=64) for rows in pairs]
+
+    return loaders
+
+
+def train_on(loaders):
+    seed_everything(0, verbose=False)
+    model = ImageClassifier(hidden_dims=[16], class_names=FashionMNIST.class_names)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=2, enable_checkpointing=False, **quiet)
+    trainer.fit(model, *loaders[:2])
+    return model, trainer
+
+
+def test_floats_of_ordinary_loaders_are_what_bytes_are(loaders):
+    of_bytes, of_floats = loaders(), loaders(lambda image: image / 255)
+    model, trainer = train_on(of_bytes)
+    same, _ = train_on(of_floats)
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(same.state_dict()[name], tensor, atol=1e-4), name
+    losses = [trainer.test(model, loader, verbose=False)[0]["test/loss"] for loader in (of_bytes[2], of_floats[2])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    images = next(iter(of_bytes[2]))[0]
+    for floats in (images / 255, images.double() / 255, images.half() / 255):
+        assert torch.allclose(model.eval()(floats), model(images), atol=1e-2)
+        assert torch.allclose(model.trained()(floats), model.trained()(images), atol=1e-2)
+
+
+@pytest.mark.parametrize("change", [lambda image: (image / 255 - 0.286) / 0.353, lambda image: image.float()])
+def test_floats_on_another_scale_are_refused(loaders, change):
+    wrong = loaders(change)
+    with pytest.raises(UserError, match=r"must lie between 0 and 1, as ToTensor\(\) gives them: here are .* to "):
+        train_on(wrong)
+    model, trainer = train_on(loaders())
+    for look in (trainer.test, trainer.validate, trainer.predict):
+        with pytest.raises(UserError, match="must lie between 0 and 1"):
+            look(model, wrong[2])
+
+
+def test_classes_cannot_be_weighed_without_a_data_module(loaders):
+    model = ImageClassifier(class_names=FashionMNIST.class_names, class_weights="balanced")
+    trainer = Trainer(
+        accelerator="cpu", logger=False, max_epochs=1, enable_checkpointing=False, enable_progress_bar=False
+    )
+    with pytest.raises(UserError, match="the classes are counted in a data module"):
+        trainer.fit(model, *loaders()[:2])
+
+
+def test_callbacks_find_the_network_when_they_are_set_up(fit):
+    class Looks(Callback):
+        def setup(self, trainer, pl_module, stage):
+            self.found = sum(parameter.numel() for parameter in pl_module.network.parameters())
+
+    looks = Looks()
+    fit(ImageClassifier(hidden_dims=[8]), callbacks=[looks])
+    assert looks.found == 784 * 8 + 8 + 8 * 10 + 10
+
+
+@pytest.mark.parametrize("names", [None, FashionMNIST.class_names])
+def test_a_model_can_be_pickled(names):
+    model = ImageClassifier(hidden_dims=[8], class_names=names)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.hparams == model.hparams
+    (group,) = again.optimizer([torch.zeros(1, requires_grad=True)]).param_groups
+    assert group["lr"] == 0.1
+
+
+def test_a_network_that_another_process_would_train_is_refused(fit):
+    with pytest.raises(Exception, match=r"need ImageClassifier\(class_names=...\) to give it back"):
+        fit(ImageClassifier(hidden_dims=[8]), strategy="ddp_fork", devices=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*sync_dist=True")
+def test_a_forked_training_gives_its_weights_back(fit):
+    seed_everything(0, verbose=False)
+    model = ImageClassifier(hidden_dims=[16], class_names=FashionMNIST.class_names)
+    data = FashionMNISTDataModule(val_size=100)
+    trainer = fit(model, data, strategy="ddp_fork", devices=1, max_epochs=3)
+    data.setup()
+    accuracy = (model.eval()(data.val_set.images).argmax(1) == data.val_set.labels).float().mean().item()
+    assert accuracy == pytest.approx(trainer.callback_metrics["val/acc"].item())
+    assert accuracy > 0.9

@@ -103,3 +103,11 @@ def test_knows_the_run_of_a_checkpoint(tmp_path):
 def test_does_not_import_torch():
     code = "import sys, fmnist.runs, fmnist.__main__; assert not {'torch', 'lightning'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_where_folders_cannot_be_locked_a_run_is_trained_without(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows, where folders cannot be opened either
+    handles = [runs.lock(tmp_path / "no folder") for _ in range(2)]
+    assert None not in handles
+    for handle in handles:
+        os.close(handle)

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from fmnist.cli import evaluate, fit, predict
-from fmnist.cli.parser import DEFAULT_SOURCE, Parser
+from fmnist.cli.failure import explain
+from fmnist.cli.parser import DEFAULT_SOURCE, Parser, as_typed
 from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import find_start
 from fmnist.data.datamodule import FashionMNISTDataModule
@@ -26,7 +25,7 @@ from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import find_requeued
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunFolder, dump_settings
-from fmnist.training.trainer import complete
+from fmnist.training.trainer import check_strategy, complete
 
 
 class Verb(NamedTuple):
@@ -52,13 +51,13 @@ def run(verb: str, description: str, argv: list[str]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
     try:
         Command(verb, description, argv)
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-    except RuntimeError as error:
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        line = explain(error, verb)
+        if line is None:
             raise
-        hint = "; continue with: python -m fmnist fit --ckpt_path last" if verb == "fit" else ""
-        raise UserError(f"another process of this command has ended: see what it said{hint}") from error
+        raise UserError(line) from error
 
 
 class Command(LightningCLI):
@@ -81,7 +80,8 @@ class Command(LightningCLI):
             save_config_callback=RunFolder if verb == "fit" else None,
             trainer_defaults={
                 "max_epochs": 10,
-                "devices": 1,
+                "devices": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # what torchrun has started
+                "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE", 1)),
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
             },
@@ -118,6 +118,7 @@ class Command(LightningCLI):
             self.config = parser.parse_args(words)
         except UnicodeDecodeError as error:
             raise UserError(f"a configuration file is not text: {error}") from error
+        self.config[self.verb].trainer.callbacks = as_typed(self.config[self.verb].trainer.callbacks)
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
         if self.verb == "fit" and not start.path.name:
@@ -157,10 +158,9 @@ class Command(LightningCLI):
             "step": self.start.checkpoint.get("global_step", 0),
             "tensorboard": config.logger in (True, None),
         }
-        try:
-            return super().instantiate_trainer(**kwargs, **arguments)
-        except (ImportError, TypeError, ValueError) as error:  # how the trainer refuses a setting
-            raise UserError(f"trainer: {error}") from error
+        trainer = super().instantiate_trainer(**kwargs, **arguments)
+        check_strategy(trainer, config)
+        return trainer
 
     def _run(self, model: ImageClassifier, datamodule: FashionMNISTDataModule, **_: Any) -> None:
         VERBS[self.verb].run(self.start, self.config_init[self.verb], self.trainer, model, datamodule)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
@@ -24,26 +25,31 @@ def fit(
         say(f"{start.path} has all {start.epochs} epochs: nothing to do; for more, raise --trainer.max_epochs")
         return
     data.check_batch_size(trainer.world_size)
-    some = trainer.max_epochs != 0 and settings.trainer.limit_train_batches != 0
-    check(some, "there is nothing to train: trainer.max_epochs or trainer.limit_train_batches is 0")
+    some = 0 not in (trainer.max_epochs, trainer.max_steps, settings.trainer.limit_train_batches)
+    check(some, "there is nothing to train: trainer.max_epochs, max_steps or limit_train_batches is 0")
     if start.checkpoint:
         _check_continued(start, trainer, model)
     else:
         say(f"fit on {name_device(trainer)}")
         if run := run_folder(start.path):
             say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
-    best = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
-    _train(trainer, model, data, str(start.path) if start.checkpoint else None, best)
-    if best.best_model_path:
-        score = f"val/acc {best.best_model_score:.4f}" if best.monitor else "last epoch, no validation"
+    _train(trainer, model, data, str(start.path) if start.checkpoint else None)
+    check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
+    best = _find_best(trainer)
+    if best and best.best_model_path:
+        known = best.best_model_score is not None
+        score = f"val/acc {best.best_model_score:.4f}" if known else "last epoch, no validation"
         say(f"run:  {Path(best.best_model_path).parent.parent}")
         say(f"best: {best.best_model_path} ({score})")
         say(f"test: python -m fmnist test --ckpt_path {best.best_model_path}")
 
 
-def _train(
-    trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule, ckpt_path: str | None, best: RunCheckpoint
-) -> None:
+def _find_best(trainer: Trainer) -> RunCheckpoint | None:
+    """Returns the keeper of ``best.ckpt``; None if no checkpoints are wanted."""
+    return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)), None)
+
+
+def _train(trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule, ckpt_path: str | None) -> None:
     """Calls the trainer; what a user can mend becomes one line."""
     try:
         trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
@@ -55,7 +61,8 @@ def _train(
             raise
         raise UserError(str(error)) from error
     except (SystemExit, KeyboardInterrupt):  # how Lightning ends after SIGTERM and Ctrl-C
-        if (folder := Path(str(best.dirpath))).is_dir():
+        best = _find_best(trainer)
+        if best and (folder := Path(str(best.dirpath))).is_dir():
             say(f"stopped; continue with: python -m fmnist fit --ckpt_path {folder.parent}")
         raise
 
@@ -65,6 +72,9 @@ def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> 
     before = start.settings.get("trainer", {})
     whole_epochs = trainer.max_steps == before.get("max_steps", -1) == -1
     check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        searches, name = isinstance(callback, BatchSizeFinder | LearningRateFinder), type(callback).__name__
+        check(not searches, f"{name} begins from the start: give what it has found, and --trainer.callbacks null")
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
     start.load_weights(model, trainer)
     if not before:

@@ -2,9 +2,11 @@
 
 import argparse
 import re
+from enum import Enum
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+import torch
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fmnist.cli.plain import suggest
@@ -99,3 +101,16 @@ class Parser(LightningArgumentParser):
             options = getattr(ex, "subcommand_parser", self).get_defaults().keys(branches=True)
             message = suggest(name, options)
         raise UserError(message[:400]) from ex
+
+
+def as_typed(value: Any) -> Any:
+    """Writes settings that are Lightning's own defaults as one would type them: Timer has an enum, averaging a device.
+
+    Args:
+        value: What has been parsed; neither could be saved or validated again.
+    """
+    if isinstance(value, Namespace):
+        return Namespace(**{key: as_typed(item) for key, item in vars(value).items()})  # type: ignore[no-untyped-call]
+    if isinstance(value, list):
+        return [as_typed(item) for item in value]
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, torch.device) else value

@@ -40,6 +40,8 @@ def quiet() -> None:
         ".*could not find the monitored key.*",  # epochs before the first validation
         ".*(length of `list` across ranks is zero|have no `val_dataloader`).*",  # val_size: 0
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of torch
+        r"\s*Unable to serialize instance",  # a text for a function, as ModelPruning takes it
+        ".*Checkpoint directory .* exists and is not empty.*",  # that of a continued run
         ".*WeightAveraging doesn't support sharding.*",  # a network this small is never sharded
     ):
         warnings.filterwarnings("ignore", message)

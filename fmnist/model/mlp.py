@@ -8,11 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fmnist.errors import check
+
+ROUNDING = 0.01  # what interpolation may add to pixels
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class PixelNormalization(nn.Module):
     """Turns the pixels of uint8 images into ``(pixel / 255 - mean) / std``: the first layer of every network.
+
+    Floats are taken as torchvision's ``ToTensor`` gives them, divided by 255 already.
 
     Args:
         mean: Mean of the pixels, on a scale from 0 to 1.
@@ -27,8 +32,29 @@ class PixelNormalization(nn.Module):
         self.zero: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to the same shape in the network's type, in one pass over memory."""
+        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to the same shape in the network's type.
+
+        Bytes take one pass over memory.
+        """
+        if images.is_floating_point():
+            return torch.add(self.zero + self.offset, images.to(self.zero.dtype), alpha=255 * self.scale)
         return torch.add(self.zero + self.offset, images, alpha=self.scale)
+
+
+def check_pixels(images: Tensor) -> None:
+    """Refuses floats that do not lie between 0 and 1: such images have been normalized already, or not yet divided.
+
+    Args:
+        images: (B, 1, 28, 28); bytes are not looked at, which would make the device wait.
+    """
+    if not images.is_floating_point() or torch.compiler.is_compiling():
+        return
+    low, high = images.aminmax()
+    check(
+        bool(low >= -ROUNDING) and bool(high <= 1 + ROUNDING),
+        f"images of floats must lie between 0 and 1, as ToTensor() gives them: here are {low:.2f} to {high:.2f}; "
+        f"leave out Normalize(), or give uint8: the network normalizes by itself",
+    )
 
 
 class MLP(nn.Sequential):

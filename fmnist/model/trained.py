@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist.errors import UserError, check
-from fmnist.model.mlp import MLP, PixelNormalization
+from fmnist.model.mlp import MLP, PixelNormalization, check_pixels
 from fmnist.names import describe_code, import_code
 
 FIRST_CONVERSION = {"name": "photo", "transform": None}  # of pictures, in checkpoints that do not say
@@ -41,7 +41,8 @@ class TrainedModel(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to calibrated probabilities, float (B, num_classes)."""
+        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to calibrated probabilities (B, num_classes)."""
+        check_pixels(images)
         return calibrate(self.network(images), self.temperature)
 
 

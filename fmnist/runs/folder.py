@@ -113,13 +113,13 @@ def lock(run: Path) -> int | None:
     Returns:
         A handle; None if another process has the run.
     """
+    try:
+        import fcntl
+    except ImportError:  # on Windows, which does not even open a folder, a run is not protected
+        return os.open(os.devnull, os.O_RDONLY)
     handle = os.open(run, os.O_RDONLY)
     try:
-        import fcntl  # not on Windows, where a run is not protected
-
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        return handle
     except BlockingIOError:
         os.close(handle)
         return None

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
+from fmnist.model.mlp import check_pixels
 from fmnist.model.trained import (
     FIRST_CONVERSION,
     NetworkFactory,
@@ -26,6 +29,10 @@ from fmnist.training.lean import LeanModule
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, configure, describe_optimizer
+from fmnist.training.prelude import Prelude
+
+# The same as a lambda is the default below, which the command line can read and pickle cannot
+DEFAULT_OPTIMIZER = partial(torch.optim.SGD, lr=0.1)
 
 
 class ImageClassifier(LeanModule):
@@ -81,6 +88,8 @@ class ImageClassifier(LeanModule):
         check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
         check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative, nor infinite")
         check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
+        if getattr(optimizer, "__qualname__", "") == "ImageClassifier.<lambda>":
+            optimizer = DEFAULT_OPTIMIZER
         self.save_hyperparameters(logger=False)
         # Plain values only, so that every checkpoint loads with weights_only=True.
         self.hparams["hidden_dims"] = list(hidden_dims)
@@ -108,8 +117,9 @@ class ImageClassifier(LeanModule):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes)."""
+        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to logits, float (B, num_classes)."""
         assert self.network is not None, "the classes are unknown until a data module has been seen"
+        check_pixels(images)
         logits: Tensor = self.network(images)
         return logits
 
@@ -123,6 +133,11 @@ class ImageClassifier(LeanModule):
     def setup(self, stage: str) -> None:
         """Notes the seed of the run, before anything is drawn."""
         self.seed = torch.initial_seed()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Puts a callback before all others that has the network built, for those that look for it."""
+        Prelude.put_first(self.trainer)
+        return []
 
     def configure_model(self) -> None:
         """Builds the network for the classes of the data, or checks that they are the known ones."""
@@ -144,7 +159,9 @@ class ImageClassifier(LeanModule):
         if self.hparams["compile"]:
             self.network.compile()
         if self.hparams["class_weights"] == "balanced":
-            self.objective.weights = balance(self.trainer.datamodule.class_counts()).to(self.temperature)  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            check(data is not None, "model.class_weights: the classes are counted in a data module: train with one")
+            self.objective.weights = balance(data.class_counts()).to(self.temperature)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""

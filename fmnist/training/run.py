@@ -1,21 +1,26 @@
-"""What every run of the command line carries: its folder, its checkpoints, its progress bar."""
+"""What every run of the command line carries: its folder and its checkpoints."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from fmnist.errors import check
 from fmnist.files import PARTS, atomic_path
 from fmnist.runs import folder as runs
 from fmnist.runs.settings import SHARED_KEYS
 from fmnist.training.history import History
+
+NO_NAME = "Unable to serialize instance "  # what jsonargparse puts before a text that stands for a function
 
 
 class RunFolder(SaveConfigCallback):
@@ -39,7 +44,13 @@ class RunFolder(SaveConfigCallback):
         self.handle: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Does nothing yet: a mistake that is found while things are set up must leave no folder."""
+        """Claims nothing yet: a mistake that is found while things are set up must leave no folder.
+
+        Users' own checkpoints of a continued run are told where they are, or they would drop their record.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if self.continued and type(callback) is ModelCheckpoint and not callback.dirpath:
+                callback.dirpath = str(self.continued / "checkpoints")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Claims a folder, or takes that of the checkpoint, and sends everything there."""
@@ -87,16 +98,23 @@ class RunFolder(SaveConfigCallback):
 def dump_settings(parser: LightningArgumentParser, config: Namespace) -> str:
     """Writes settings as the ``config.yaml`` of a run, which every verb accepts."""
     shared = Namespace(**{key: config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]
-    return str(parser.dump(shared, skip_none=False, skip_validation=True))
+    return str(parser.dump(shared, skip_none=False, skip_validation=True)).replace(NO_NAME, "")
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint of a fixed name, whose record survives when the run is moved."""
+    """A ModelCheckpoint of a fixed name, whose record survives when the run is moved.
+
+    Args:
+        filename: Name of the file, without its ending.
+        monitor: Metric of which the highest is kept, and of equals that with the lowest ``val/loss``. Until it is
+            known the last epoch is kept: a training always leaves something to test. None keeps the last epoch.
+    """
 
     def __init__(self, filename: str, monitor: str | None = None) -> None:
         options: dict[str, Any] = {"mode": "max", "enable_version_counter": False, "save_on_train_epoch_end": True}
         super().__init__(filename=filename, monitor=monitor, **options)
         self.key = self._generate_state_key(filename=filename)
+        self.best_loss = math.inf
 
     @property
     def state_key(self) -> str:
@@ -106,10 +124,31 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Does nothing: the run folder is given by ``move_to``."""
 
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Tells whether this epoch is better than the best so far."""
+        loss = trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)).item()
+        better = super().check_monitor_top_k(trainer, current)
+        if better or (current is not None and current == self.best_model_score and loss < self.best_loss):
+            self.best_loss = loss
+            return True
+        return False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the epoch, if it is the best or nothing has been validated."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.monitor and not self.best_k_models and not self._should_skip_saving_checkpoint(trainer):
+            self.best_model_path = self.format_checkpoint_name({})
+            self._save_checkpoint(trainer, self.best_model_path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the record, for the checkpoint."""
+        return {**super().state_dict(), "best_loss": self.best_loss}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the record of a checkpoint."""
         self.dirpath = state_dict["dirpath"]  # another folder would make Lightning drop half of the record
         super().load_state_dict(state_dict)
+        self.best_loss = state_dict.get("best_loss", -math.inf)  # of earlier versions: the first of equals stays
 
     def move_to(self, path: Path, exists: bool) -> None:
         """Changes where the checkpoint is written, and the record of what is there.
@@ -125,7 +164,7 @@ class RunCheckpoint(ModelCheckpoint):
             self.kth_best_model_path = str(path) if self.best_k_models else ""
         else:
             self.best_model_path, self.kth_best_model_path, self.best_k_models = "", "", {}
-            self.best_model_score = None
+            self.best_model_score, self.best_loss = None, math.inf
 
 
 def run_checkpoints(validated: bool) -> list[RunCheckpoint]:

@@ -8,10 +8,14 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
+from fmnist.errors import check
 from fmnist.training.checkpoint_io import AtomicCheckpointIO
+from fmnist.training.few_steps import FewSteps
 from fmnist.training.history import History
 from fmnist.training.run import run_checkpoints
 
@@ -27,10 +31,15 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
     Returns:
         Arguments that replace the settings, and callbacks that join theirs.
     """
-    callbacks: list[Callback] = [Interrupt(), History(), *run_checkpoints(validated)] if fits else []
+    check(not config.barebones, "trainer.barebones would leave neither metrics nor a checkpoint: leave it out")
+    callbacks: list[Callback] = [Interrupt(), FewSteps(), History()] if fits else []
+    if fits and config.enable_checkpointing is not False:
+        callbacks += run_checkpoints(validated)
     arguments: dict[str, Any] = {"profiler": config.profiler or NoProfiler()}
-    if not fits or config.logger in (True, None):
-        arguments["logger"] = False  # an evaluation logs nothing; a training gets its logger with its folder
+    if not fits:
+        arguments["logger"] = False  # an evaluation logs nothing
+    elif config.logger in (True, None):
+        arguments["logger"] = DummyLogger()  # until the run has its folder
     plugins = _as_list(config.plugins)
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
@@ -39,6 +48,22 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
         arguments["enable_progress_bar"] = shown
         callbacks += [EpochBar(refresh_rate=20)] if shown else []
     return arguments, callbacks
+
+
+def check_strategy(trainer: Trainer, config: Namespace) -> None:
+    """Refuses ways of using many processes that end in the middle of a training, or lose its results.
+
+    Args:
+        trainer: The trainer.
+        config: Its settings.
+
+    Raises:
+        UserError: Says what to set instead.
+    """
+    apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    check(not apart, "trainer.strategy: processes that are spawned or forked keep their results: take ddp")
+    on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size > 1
+    check(not (config.sync_batchnorm and on_cpu), "trainer.sync_batchnorm works on GPUs alone: leave it out")
 
 
 def _as_list(value: Any) -> list[Any]:

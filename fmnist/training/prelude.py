@@ -1,0 +1,38 @@
+"""What comes before the callbacks of a training, and what is said at its start."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from fmnist.errors import check
+
+
+class Prelude(Callback):
+    """Has the network built before any other callback is set up.
+
+    Lightning builds it after them, in ``configure_model``; callbacks that average or prune its
+    weights would find none.
+    """
+
+    @classmethod
+    def put_first(cls, trainer: Trainer) -> None:
+        """Adds a prelude to a trainer that has none."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, cls) for callback in callbacks):
+            callbacks.insert(0, cls())
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Builds the network, in the precision of the trainer.
+
+        Raises:
+            UserError: It would be built, and trained, in another process than the one that asked for it.
+        """
+        apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and pl_module.network is None
+        check(not apart, "processes that are spawned or forked need ImageClassifier(class_names=...) to give it back")
+        with trainer.precision_plugin.module_init_context():
+            pl_module.configure_model()
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                # The pass that gathers the statistics of the averaged network also evaluates and saves it;
+                # without one the average would come after the last checkpoint.
+                callback.pl_module_contains_batch_norm = lambda pl_module: True  # type: ignore[method-assign]

@@ -1,0 +1,209 @@
+"""Lightning's callbacks and the settings of its trainer, by their flags: they work, or one line says what to do."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+RUN = Path("lightning_logs/version_0")
+SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
+SWA = ("StochasticWeightAveraging", "swa_lrs=0.05", "swa_epoch_start=1")
+PRUNING = ("ModelPruning", "pruning_fn=l1_unstructured", "amount=0.5")
+OWN = ("ModelCheckpoint", "monitor=val/loss")
+TIMER = ("Timer", "duration=00:01:00:00")
+
+
+def callback(name, *settings):
+    return (f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{setting}" for setting in settings))
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("added", [SWA, PRUNING, TIMER, OWN], ids=lambda added: added[0])
+def test_a_callback_works_and_its_run_can_be_continued_and_repeated(workplace, cli, added):
+    code, out, err = cli("fit", *SMALL, *callback(*added))
+    assert (code, err) == (0, "")
+    assert f"best: {RUN}/checkpoints/best.ckpt (val/acc " in out
+    config = (RUN / "config.yaml").read_text()
+    assert yaml.safe_load(config)["trainer"]["callbacks"][0]["class_path"].endswith(added[0])
+    assert cli("fit", "--config", RUN / "config.yaml")[0] == 0
+    assert Path("lightning_logs/version_1/config.yaml").read_text() == config
+    code, _, err = cli("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 4)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.filterwarnings("ignore:.*(flops_per_batch|was called without a model|there is no last checkpoint)")
+def test_many_callbacks_work_side_by_side(workplace, cli):
+    added = [
+        ("WeightAveraging",),
+        ("GradientAccumulationScheduler", "scheduling={0: 2}"),
+        ("LearningRateMonitor",),
+        ("ModelSummary",),
+        ("LambdaCallback",),
+        ("OnExceptionCheckpoint", "dirpath=there"),
+        ("EarlyStopping", "monitor=val/loss"),
+        ("ThroughputMonitor", "batch_size_fn=builtins.len"),
+        ("SpikeDetection",),
+        ("TQDMProgressBar",),
+    ]
+    code, out, _ = cli("fit", *SMALL, *(word for one in added for word in callback(*one)))
+    assert code == 0
+    assert "best.ckpt (val/acc " in out
+
+
+def test_a_training_that_searched_its_batch_size_is_not_continued(workplace, cli):
+    code, _, err = cli("fit", *SMALL, *callback("BatchSizeFinder", "max_trials=1", "init_val=64"))
+    assert code == 0
+    code, _, err = cli("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 4)
+    assert code == 2
+    assert "BatchSizeFinder begins from the start" in err
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        (("LearningRateFinder",), "should have one of these fields: ('lr', 'learning_rate')"),
+        (("BackboneFinetuning",), "'ImageClassifier' object has no attribute 'backbone'"),
+        (("StochasticWeightAveraging", "swa_lrs=0.05", "swa_epoch_start=3"), "Averaging would never begin"),
+        (("EMAWeightAveraging", "update_starting_at_step=16"), "never begin: the training has 16 steps in 2 epochs"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_callback_that_cannot_work_is_refused(workplace, cli, added, message):
+    code, _, err = cli("fit", *SMALL, *callback(*added))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_weights_are_averaged_and_saved_with_what_was_measured_of_them(workplace, cli, normalization):
+    every = callback("ModelCheckpoint", "save_top_k=-1", "save_on_train_epoch_end=true")
+    words = ("--trainer.max_epochs", 4, "--model.normalization", normalization)
+    assert cli("fit", *SMALL, *callback(*SWA), *every, *words)[0] == 0
+    saved = {load(path)["epoch"]: load(path)["state_dict"] for path in (RUN / "checkpoints").glob("epoch=*.ckpt")}
+    first = "network.1.weight"
+    assert not torch.equal(saved[4][first], saved[3][first])
+    _, out, _ = cli("validate", "--ckpt_path", "last")
+    last = (RUN / "metrics.csv").read_text().splitlines()[-1].split(",")
+    assert f"val/loss            {float(last[5]):.4f}" in out
+    assert torch.equal(load(RUN / "checkpoints/last.ckpt")["state_dict"][first], saved[4][first])
+
+
+def test_pruned_weights_are_saved_as_zeros(workplace, cli):
+    assert cli("fit", *SMALL, *callback(*PRUNING))[0] == 0
+    weights = load(RUN / "checkpoints/last.ckpt")["state_dict"]["network.1.weight"]
+    assert (weights == 0).float().mean() > 0.4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.val_check_interval", 1000], "must be less than or equal to the number of the training batches"),
+        (["--trainer.callbacks+=RichProgressBar"], "pip install -U rich"),
+        (["--trainer.logger", "WandbLogger"], "pip install -U 'wandb"),
+        (["--trainer.strategy", "ddp_spawn", "--trainer.devices", 2], "take ddp"),
+        (["--trainer.strategy", "ddp_fork", "--trainer.devices", 2], "take ddp"),
+        (["--trainer.sync_batchnorm", "true", "--trainer.devices", 2], "works on GPUs alone"),
+        (["--trainer.barebones", "true"], "would leave neither metrics nor a checkpoint"),
+        (["--trainer.max_time", "00:00:00:00"], "nothing has been trained"),
+        (["--trainer.max_steps", 0], "there is nothing to train"),
+        (["--trainer.strategy", "fsdp"], "requires a GPU"),
+        (["--model.optimizer", "SparseAdam"], "SparseAdam does not support dense gradients"),
+        (["--model.hidden_dims", "[4000000000000]"], "out of memory"),
+    ],
+)
+def test_a_setting_that_lightning_or_torch_refuses_is_one_line(workplace, cli, words, message):
+    code, _, err = cli("fit", *SMALL, "--trainer.accelerator", "cpu", *words)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_job_of_slurm_that_is_set_wrong_is_one_line(workplace, cli):
+    names = {"JOB_ID": "77", "JOB_NAME": "train", "NTASKS": "4", "PROCID": "0", "LOCALID": "0", "NODELIST": "localhost"}
+    os.environ.update({f"SLURM_{name}": value for name, value in names.items()})
+    code, _, err = cli("fit", *SMALL)
+    assert code == 2
+    assert "Use `--ntasks-per-node=4` instead" in err
+
+
+def test_a_bug_keeps_its_traceback(workplace, cli, monkeypatch):
+    (workplace / "faulty.py").write_text(
+        "import torch\nfrom lightning.pytorch import Callback\n"
+        "class Faulty(Callback):\n"
+        "    def on_train_start(self, *_): torch.nn.functional.linear(torch.ones(2), torch.ones(3))\n"
+    )
+    monkeypatch.syspath_prepend(workplace)
+    with pytest.raises(RuntimeError):
+        cli("fit", *SMALL, "--trainer.callbacks+=faulty.Faulty")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.max_steps", 5],
+        ["--trainer.check_val_every_n_epoch", 5],
+        ["--trainer.limit_val_batches", 0],
+        ["--trainer.max_epochs", -1, "--trainer.max_time", "00:00:00:01", "--trainer.check_val_every_n_epoch", 10**6],
+    ],
+)
+def test_a_training_without_validation_leaves_something_to_test(workplace, cli, words):
+    code, out, err = cli("fit", *SMALL, *words)
+    assert (code, err) == (0, "")
+    assert "best.ckpt (last epoch, no validation)" in out
+    best, last = (load(RUN / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert best["epoch"] == last["epoch"]
+    assert torch.equal(best["state_dict"]["network.1.weight"], last["state_dict"]["network.1.weight"])
+    assert cli("test")[0] == 0
+
+
+def test_the_first_validation_replaces_what_was_kept_without_one(workplace, cli):
+    assert cli("fit", *SMALL, "--trainer.check_val_every_n_epoch", 3)[0] == 0
+    assert load(RUN / "checkpoints/best.ckpt")["epoch"] == 1
+    code, out, _ = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert code == 0
+    assert "best.ckpt (val/acc " in out
+    assert load(RUN / "checkpoints/best.ckpt")["epoch"] == 2
+
+
+def test_a_training_without_checkpoints_is_possible(workplace, cli):
+    code, _, err = cli("fit", *SMALL, "--trainer.enable_checkpointing", "false")
+    assert (code, err) == (0, "")
+    assert (RUN / "metrics.csv").is_file()
+    assert not list(RUN.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--data.batch_size", 1000],
+            "data.batch_size 1000 is more than the 500 training images",
+        ),
+        (["--model.warmup_ratio", 0.01], "model.warmup_ratio 0.01 of 16 steps is none"),
+        (["--model.lr_schedule", "cosine", "--trainer.max_time", "00:01:00:00"], "the time limit may end"),
+        (["--trainer.callbacks+=EMAWeightAveraging"], "ends with 99 % of its first weights"),
+    ],
+)
+def test_what_too_few_steps_mean_is_said_at_the_start(workplace, cli, words, message):
+    code, out, _ = cli("fit", *SMALL, *words)
+    assert code == 0
+    assert message in out
+    assert out.index("notice: ") < out.index("epoch 1/2")
+
+
+def test_torchrun_decides_the_number_of_devices(workplace, cli):
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    _, out, _ = cli("fit", "--print_config")
+    assert yaml.safe_load(out)["trainer"]["devices"] == 2
+
+
+def test_the_backend_of_a_notebook_is_not_that_of_its_commands(cli):
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    assert cli("--version")[0] == 0
+    assert "MPLBACKEND" not in os.environ
