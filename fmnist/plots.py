@@ -1,5 +1,6 @@
 """Everything that matplotlib draws."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ SAMPLES = 12  # images of each class in a picture
 
 
 def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") -> None:
-    """Draws loss and accuracy over the epochs.
+    """Draws loss and accuracy over the epochs, and marks the epoch that is kept as the best.
 
     Args:
         rows: One dictionary per epoch, with ``epoch`` and metrics such as ``val/loss``.
@@ -18,6 +19,7 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
     """
     from matplotlib.figure import Figure  # takes half a second, which only a training pays
 
+    kept = max((row for row in rows if "val/acc" in row), key=lambda row: row["val/acc"], default=rows[-1])["epoch"]
     figure = Figure(figsize=(9, 3.5))
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.14, top=0.91)  # to find them would double the time
     for axes, metric, title in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
@@ -25,34 +27,73 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
             points = [(row["epoch"], row[f"{stage}/{metric}"]) for row in rows if f"{stage}/{metric}" in row]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        axes.set(xlabel="epoch", title=title)
+        axes.axvline(kept, color="gray", linestyle="--", linewidth=1, zorder=0, label=f"kept: epoch {kept:.0f}")
+        axes.set(xlabel="epoch", title=title, xlim=(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5))
+        if len(rows) == 1:  # there is no course yet: zooming in would make one of a small difference
+            axes.set(ylim=(0, 1 if metric == "acc" else 1.5 * axes.dataLim.y1))
         axes.locator_params(nbins=6)  # most of the time goes into ticks
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(file, format=format, dpi=100, transparent=format == "svg")
 
 
-def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> None:
-    """Draws the first images of every class, a class a row.
+def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> str:
+    """Draws the first images of every class, a class a row, as the network sees them: light on black.
 
     Args:
         images: uint8 (N, 1, 28, 28).
         labels: int64 (N,).
         class_names: Name of each label.
         path: The PNG file to write.
+
+    Returns:
+        The letters of the names that no font of this machine has: they are drawn as boxes.
     """
     from matplotlib.figure import Figure
 
+    fonts, missing = _find_fonts("".join(class_names))
     figure = Figure(figsize=(8, 0.62 * len(class_names)), layout="constrained")
     rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
     for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
         first = images[labels == label][:SAMPLES, 0]
-        axes.imshow(first.transpose(0, 1).flatten(1).numpy(), cmap="gray_r", vmin=0, vmax=255)  # (28, 28 * SAMPLES)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.imshow(first.transpose(0, 1).flatten(1).numpy(), cmap="gray", vmin=0, vmax=255)  # (28, 28 * SAMPLES)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", family=fonts, parse_math=False)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    figure.savefig(path, format="png", dpi=120, bbox_inches="tight")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the caller says so, once
+        figure.savefig(path, format="png", dpi=120, bbox_inches="tight")
+    return missing
+
+
+def _find_fonts(text: str) -> tuple[list[str], str]:
+    """Finds fonts that have the letters of a text together, matplotlib's own first.
+
+    Returns:
+        Their names, and the letters that none of this machine's fonts has.
+    """
+    from matplotlib.font_manager import findfont, fontManager
+    from matplotlib.ft2font import FT2Font
+
+    def lacks(path: str, letters: set[str]) -> set[str]:
+        try:
+            known = FT2Font(path).get_charmap()
+        except (OSError, RuntimeError):  # matplotlib's list of fonts may be older than the fonts
+            known = {}
+        return {letter for letter in letters if ord(letter) not in known}
+
+    fonts = ["DejaVu Sans"]
+    missing = lacks(findfont(fonts[0]), {letter for letter in text if letter.isprintable()})
+    while missing:
+        others = [font for font in fontManager.ttflist if font.name not in fonts and "Last Resort" not in font.name]
+        left = {font.name: lacks(font.fname, missing) for font in others}  # the last resort has a box for everything
+        best = min(left, key=lambda name: (len(left[name]), name), default="")
+        if not best or left[best] == missing:
+            break
+        fonts.append(best)
+        missing = left[best]
+    return fonts, "".join(sorted(missing))
 
 
 def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format: str = "png") -> None:
@@ -69,10 +110,9 @@ def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format
     for axes, (title, (share, accuracy)) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
     ):
-        width = 1 / len(share)
-        left = [number * width for number in range(len(share))]
-        axes.bar(left, accuracy.tolist(), width, align="edge", edgecolor="white", label="accuracy")
-        axes.bar(left, share.tolist(), width, align="edge", alpha=0.5, label="share of the images")
+        edges = [number / len(share) for number in range(len(share) + 1)]
+        axes.stairs(accuracy.tolist(), edges, fill=True, color="tab:blue", alpha=0.5, label="accuracy")
+        axes.stairs(share.tolist(), edges, color="tab:orange", linewidth=2, label="share of the images")
         axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfect")
         axes.set(xlabel="probability of the predicted class", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")

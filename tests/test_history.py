@@ -5,6 +5,7 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from fmnist import FashionMNISTDataModule, History, ImageClassifier
+from fmnist.runs.tables import read_seconds
 
 
 @pytest.fixture
@@ -35,8 +36,9 @@ def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
         assert picture.size == (900, 350)
     assert sorted(path.name for path in (workplace / "out").iterdir()) == ["curves.png", "metrics.csv", "times.csv"]
     times = [line.split(",") for line in (workplace / "out" / "times.csv").read_text().splitlines()]
-    assert [epoch for epoch, _ in times] == ["1", "2", "3"]
-    assert all(0 < float(seconds) < 60 for _, seconds in times)
+    assert [epoch for epoch, _ in times] == ["epoch", "1", "2", "3"]
+    assert all(0 < float(seconds) < 60 for _, seconds in times[1:])
+    assert read_seconds(workplace / "out") == pytest.approx(sum(float(seconds) for _, seconds in times[1:]))
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert "val/acc 0." in lines[0]

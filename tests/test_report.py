@@ -1,5 +1,7 @@
 import csv
 import json
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +75,7 @@ def test_metrics_say_where_they_come_from(tested):
     assert len(metrics["digests"]["config"]) == 16
     assert {*metrics["versions"]} == {"fmnist", "python", "torch", "lightning", "torchmetrics"}
     assert metrics["seconds"] > 0
+    assert abs(datetime.fromisoformat(metrics["date"]) - datetime.now().astimezone()) < timedelta(hours=1)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (390, "dark")])
@@ -90,6 +93,13 @@ def test_page_is_complete_in_a_real_browser(tested, browser, width, scheme):
     text = page.inner_text("main")
     for part in ("on 10,000 test images", "Ankle boot", "python -m fmnist test --ckpt_path", "most confident mistakes"):
         assert part in text
+    for part in (
+        f"tested on {datetime.now():%Y}-",
+        "SGD(lr=0.05, momentum=0.9",
+        "data.batch_size\t128",
+        "max_epochs\t2",
+    ):
+        assert part in text
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out at the side"
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
     assert len(widths) == 2 + 24
@@ -101,24 +111,66 @@ def test_page_is_complete_in_a_real_browser(tested, browser, width, scheme):
     context.close()
 
 
-def test_names_are_shown_and_not_obeyed(tmp_path, browser):
+@pytest.fixture
+def report(tmp_path, browser):
+    """Writes the report of made-up logits. Returns the page, open in a browser, and its headline."""
+    pages = []
+
+    def report(names, logits, labels, temperature=1.0, paths=None, width=1280):
+        metrics = measure(score(logits, labels, temperature), logits, labels, names, temperature) | {
+            "date": "2026-01-31T23:59:00+01:00",
+            "checkpoint": "<b>.ckpt",
+            "epoch": 1,
+            "digests": {},
+            "versions": {},
+            "device": "cpu",
+        }
+        images, path = torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), tmp_path / "report.html"
+        write_report(metrics, MLP(len(names)), logits, images, labels, path, paths=paths)
+        pages.append(browser.new_page(viewport={"width": width, "height": 800}))
+        pages[-1].goto(path.as_uri())
+        return SimpleNamespace(page=pages[-1], headline=" ".join(headline(metrics)))
+
+    yield report
+    for page in pages:
+        page.close()
+
+
+def test_names_are_shown_and_not_obeyed(report):
     evil = ["<script>document.title = 'evil'</script>", "<img src=x onerror=\"document.title = 'evil'\">"]
-    labels = torch.tensor([0, 1, 0, 1])
-    logits = torch.eye(2)[torch.tensor([0, 1, 1, 0])]
-    metrics = measure(score(logits, labels, 1.0), logits, labels, evil, 1.0) | {
-        "checkpoint": "<b>.ckpt",
-        "epoch": 1,
-        "digests": {},
-        "versions": {},
-        "device": "cpu",
-    }
-    assert "not calibrated: there were no validation images" in " ".join(headline(metrics))
-    write_report(
-        metrics, MLP(2), logits, torch.zeros(4, 1, 28, 28, dtype=torch.uint8), labels, tmp_path / "report.html"
-    )
-    page = browser.new_page()
-    page.goto((tmp_path / "report.html").as_uri())
-    assert page.title() == "fmnist: acc 50.00 % on 4 test images"
-    assert evil[0] in page.inner_text("main")
-    assert page.locator("main script, main b").count() == 0
-    page.close()
+    made = report(evil, torch.eye(2)[torch.tensor([0, 1, 1, 0])], torch.tensor([0, 1, 0, 1]))
+    assert made.page.title() == "fmnist: acc 50.00 % on 4 test images"
+    assert evil[0] in made.page.inner_text("main")
+    assert made.page.locator("main script, main b").count() == 0
+    assert "trained for 1 epoch; tested on 2026-01-31 23:59 (UTC+0100)" in made.page.inner_text("main")
+
+
+def test_what_was_not_calibrated_has_one_diagram(report):
+    logits, labels = torch.eye(2)[torch.tensor([0, 1, 1, 0])], torch.tensor([0, 1, 0, 1])
+    for temperature, count in ((1.0, 1), (2.0, 2)):
+        made = report(["a", "b"], logits, labels, temperature)
+        box = made.page.locator("img[alt*='eliability diagram']").evaluate("i => i.naturalWidth / i.naturalHeight")
+        assert round(box / 1.125) == count
+        assert ("not calibrated" in made.headline) == (count == 1)
+
+
+def test_mistakes_are_captioned_with_both_names_and_the_file(report):
+    logits = torch.eye(2)[torch.tensor([0, 1, 1])]
+    page = report(["cat", "dog"], logits, torch.tensor([0, 1, 0]), paths=["0.jpg", "1.jpg", "a/2.jpg"]).page
+    assert page.inner_text("figcaption").splitlines() == ["predicted dog", "actual cat", "73.11 %, a/2.jpg"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_matrix_of_47_classes_keeps_its_names_in_sight(report, width):
+    names = [f"class {number}" for number in range(47)]
+    labels = torch.arange(470) % 47
+    page = report(names, torch.eye(47)[labels.roll(1)] * 5, labels, width=width).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    region = page.get_by_role("region", name="Confusion matrix")
+    region.evaluate("r => { r.scrollIntoView(); r.scrollTo(r.scrollWidth, r.scrollHeight) }")
+    frame = region.bounding_box()
+    for kind, last in (("row", names[46]), ("col", names[46])):
+        box = region.locator(f"th[scope={kind}]", has_text=last).bounding_box()
+        assert frame["x"] <= box["x"] <= frame["x"] + frame["width"] - box["width"] + 1
+        assert frame["y"] <= box["y"] <= frame["y"] + frame["height"] - box["height"] + 1
+    assert region.locator("td[title='actual class 46, predicted class 45: 100.00 %']").inner_text() == "10"

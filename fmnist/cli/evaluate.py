@@ -68,5 +68,7 @@ def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: Fashion
     figures, report = folder / "metrics.json", folder / "report.html"
     report.unlink(missing_ok=True)  # that of another test
     write_metrics(metrics, figures)
-    write_report(metrics, model.network, model.tested.logits, data.test_set.images, data.test_set.labels, report)
+    images, labels = data.test_set.images, data.test_set.labels
+    settings, paths = start.checkpoint["hyper_parameters"], data.source.paths(train=False)
+    write_report(metrics, model.network, model.tested.logits, images, labels, report, settings, paths)
     return [f"written: {figures}", f"written: {report}"]

@@ -3,6 +3,8 @@
 import base64
 import io
 import shlex
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,25 @@ from fmnist.evaluation.scores import reliability
 from fmnist.files import atomic_path
 from fmnist.plots import draw_curves, draw_reliability
 from fmnist.runs.folder import run_folder
-from fmnist.runs.tables import Metrics, read_history
+from fmnist.runs.settings import read_settings
+from fmnist.runs.tables import Metrics, percent, read_history
 
 MISTAKES = 24  # in the gallery
 PAIRS = 10  # of classes that are confused most often
+MANY = 12  # classes: a confusion matrix of more has counts alone, and its columns' names stand upright
+OFF: tuple[Any, ...] = (None, False, 0, "none", [], {})  # values of settings that do nothing
+TRAINER_SETTINGS = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 
 
 def write_report(
-    metrics: Metrics, network: nn.Module, logits: Tensor, images: Tensor, labels: Tensor, path: Path
+    metrics: Metrics,
+    network: nn.Module,
+    logits: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    path: Path,
+    hyper_parameters: Mapping[str, Any] | None = None,
+    paths: list[str] | None = None,
 ) -> None:
     """Writes one page that needs nothing else: no network, no other file.
 
@@ -34,16 +47,19 @@ def write_report(
         images: uint8 (N, 1, 28, 28).
         labels: int64 (N,).
         path: The HTML file to write.
+        hyper_parameters: Of the checkpoint; they are shown with the settings of its run.
+        paths: The file of each image, where they have files of their own.
     """
-    loader = jinja2.PackageLoader("fmnist.evaluation", ".")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     run = run_folder(Path(metrics["checkpoint"]))
     rows = read_history(run) if run else []
-    page = environment.get_template("report.html.j2").render(
+    page = _template().render(
         metrics=metrics,
+        date=datetime.fromisoformat(metrics["date"]).strftime("%Y-%m-%d %H:%M (UTC%z)"),
+        settings=[*_settings(hyper_parameters or {}, run)],
+        many=len(metrics["classes"]) > MANY,
         headline=headline(metrics),
         pairs=_confused_pairs(metrics),
-        mistakes=_mistakes(metrics, logits, images, labels),
+        mistakes=_mistakes(metrics, logits, images, labels, paths),
         layers=_layers(network),
         curves=_picture(draw_curves, rows) if rows else None,
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
@@ -54,11 +70,46 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("fmnist.evaluation", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.globals["percent"] = percent
+    return environment.get_template("report.html.j2")
+
+
 def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
     divisors = {"before calibration": 1.0, "after calibration": temperature}
+    if temperature == 1:
+        divisors = {"not calibrated": 1.0}
     return {
         title: reliability(torch.softmax(logits.double() / divisor, 1), labels) for title, divisor in divisors.items()
     }
+
+
+def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator[tuple[str, str]]:
+    """Yields the settings that were in use, as they are typed: those of the run, then those of the network."""
+    saved = read_settings(run / "config.yaml") if run else {}
+    trainer, data = saved.get("trainer") or {}, saved.get("data") or {}
+    found = {
+        "seed_everything": saved.get("seed_everything"),
+        **{f"trainer.{name}": trainer.get(name) for name in TRAINER_SETTINGS},
+        **{f"data.{name}": value for name, value in data.items()},
+        **{f"model.{name}": hyper_parameters[name] for name in hyper_parameters if name[0] != "_"},
+    }
+    for name, value in found.items():
+        if value not in OFF and name != "model.class_names":
+            yield name, _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    """Writes a setting in a line: of a class its name, and what it is given."""
+    if isinstance(value, list):
+        return ", ".join(map(_as_text, value))
+    if isinstance(value, dict) and "class_path" in value:
+        given = value.get("init_args") or {}
+        name = str(value["class_path"]).rpartition(".")[2]
+        return f"{name}({', '.join(f'{key}={_as_text(given[key])}' for key in given if given[key] not in OFF)})"
+    return str(value)
 
 
 def _layers(network: nn.Module) -> list[tuple[str, str, int]]:
@@ -84,14 +135,16 @@ def _confused_pairs(metrics: Metrics) -> list[dict[str, Any]]:
     return sorted(pairs, key=lambda pair: -pair["count"])[:PAIRS]
 
 
-def _mistakes(metrics: Metrics, logits: Tensor, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+def _mistakes(
+    metrics: Metrics, logits: Tensor, images: Tensor, labels: Tensor, paths: list[str] | None
+) -> list[dict[str, Any]]:
     names = [row["name"] for row in metrics["classes"]]
     confidence, predicted = torch.softmax(logits.double() / metrics["temperature"], 1).max(1)
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
     return [
         {
-            "index": index,
+            "name": paths[index] if paths else f"test image {index}",
             "picture": _data_uri(_png(images[index, 0]), "png"),
             "predicted": names[predicted[index]],
             "actual": names[labels[index]],

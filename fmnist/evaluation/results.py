@@ -1,6 +1,7 @@
 """What a test found: its figures as metrics.json, and as lines on the screen."""
 
 import platform
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,12 @@ def measure(
 
 
 def origin(checkpoint_path: Path, checkpoint: dict[str, Any]) -> Metrics:
-    """Says where figures come from: the checkpoint, its configuration and split, the software."""
+    """Says where figures come from: the day, the checkpoint, its configuration and split, the software."""
     run = run_folder(checkpoint_path)
     config = digest_file(run / "config.yaml")[:16] if run else None
     packages = ("torch", "lightning", "torchmetrics")
     return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "checkpoint": str(checkpoint_path),
         "epoch": checkpoint["epoch"] + 1,
         "digests": {
@@ -76,10 +78,11 @@ def headline(metrics: Metrics) -> list[str]:
 def class_table(metrics: Metrics) -> list[str]:
     """Writes precision, recall and F1 of every class as lines of a table."""
     width = max(len(row["name"]) for row in metrics["classes"])
+    columns = ("precision", "recall", "f1")
     return [
-        f"{'class':{width}}  precision  recall      f1  support",
+        f"{'class':{width}}{''.join(f'{column:>11}' for column in columns)}  support",
         *(
-            f"{row['name']:{width}}  {row['precision']:9.4f}  {row['recall']:.4f}  {row['f1']:.4f}  {row['support']:7,}"
+            f"{row['name']:{width}}{''.join(f'{percent(row[column]):>11}' for column in columns)}  {row['support']:7,}"
             for row in metrics["classes"]
         ),
     ]

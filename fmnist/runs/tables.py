@@ -58,15 +58,20 @@ def read_history(run: Path) -> list[dict[str, float]]:
 def append_seconds(run: Path, epoch: int, seconds: float) -> None:
     """Adds the time of an epoch to ``times.csv``."""
     with (run / "times.csv").open("a") as file:
+        if file.tell() == 0:
+            file.write("epoch,seconds\n")
         file.write(f"{epoch},{seconds:.3f}\n")
 
 
 def read_seconds(run: Path) -> float | None:
-    """Adds up the time of all epochs; one that was repeated after a crash counts once."""
+    """Adds up the time of all epochs; one that was repeated after a crash counts once.
+
+    Version 0.1.0 wrote no header.
+    """
     if not (run / "times.csv").exists():
         return None
     lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines())
-    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
+    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma and epoch != "epoch"}.values())
 
 
 def write_metrics(metrics: Metrics, path: Path) -> None:

@@ -45,3 +45,7 @@ class Source(ABC):
         Returns:
             Images, uint8 (N, 1, 28, 28), and labels, int64 (N,), as indices into ``class_names``.
         """
+
+    def paths(self, train: bool) -> list[str] | None:
+        """Returns the file of each image that ``load`` gives, in the same order; None if they have none."""
+        return None
