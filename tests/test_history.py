@@ -41,7 +41,7 @@ def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
     assert read_seconds(workplace / "out") == pytest.approx(sum(float(seconds) for _, seconds in times[1:]))
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert "val/acc 0." in lines[0]
+    assert "val: loss " in lines[0]
 
 
 def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):

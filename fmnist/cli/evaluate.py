@@ -13,7 +13,7 @@ from fmnist.errors import check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, origin
 from fmnist.runs.folder import results_folder
-from fmnist.runs.tables import Metrics, write_metrics
+from fmnist.runs.tables import Metrics, percent, write_metrics
 from fmnist.training.classifier import ImageClassifier
 
 VALIDATE_EXAMPLE = "fmnist validate --ckpt_path last"
@@ -26,7 +26,7 @@ def validate(
     """Evaluates on the validation images and prints a table."""
     check(data.val_size > 0, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
     for name, value in sorted(_evaluate(start, trainer, model, data).items()):
-        say(f"  {name:16}{value:10.4f}")
+        say(f"  {name:10}{percent(value) if name.endswith('acc') else f'{value:.4f}':>10}")
 
 
 def test(

@@ -1,16 +1,22 @@
 """The verb ``fit``."""
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from torch import nn
 
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
+from fmnist.model.calibration import FEW
+from fmnist.model.mlp import MLP
 from fmnist.runs.folder import run_folder
+from fmnist.runs.tables import percent
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunCheckpoint
 
@@ -30,18 +36,48 @@ def fit(
     if start.checkpoint:
         _check_continued(start, trainer, model)
     else:
+        if not any(word.partition("=")[0] in ("-c", "--config") for word in start.words):
+            say("notice: no --config: these are the defaults; the main job is --config configs/mlp.yaml")
         say(f"fit on {name_device(trainer)}")
         if run := run_folder(start.path):
             say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
+    trainer.callbacks.append(_Opening())  # type: ignore[attr-defined]
     _train(trainer, model, data, str(start.path) if start.checkpoint else None)
     check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
     best = _find_best(trainer)
     if best and best.best_model_path:
-        known = best.best_model_score is not None
-        score = f"val/acc {best.best_model_score:.4f}" if known else "last epoch, no validation"
-        say(f"run:  {Path(best.best_model_path).parent.parent}")
+        known = best.best_model_score
+        score = "last epoch, no validation" if known is None else f"val/acc {percent(known.item())}"
+        if known is not None and data.val_set is not None and len(data.val_set) < FEW:
+            few = f"calibrated on {len(data.val_set):,} validation images only, too few to trust"
+            say(f"notice: {few} a probability: {FEW} are enough")
         say(f"best: {best.best_model_path} ({score})")
-        say(f"test: python -m fmnist test --ckpt_path {best.best_model_path}")
+        say(f"test: python -m fmnist test --ckpt_path {shlex.quote(best.best_model_path)}")
+
+
+class _Opening(Callback):
+    """Says what is trained on what, and where, once all of that is known."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints three lines."""
+        data: FashionMNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert data.train_set is not None
+        assert data.val_set is not None
+        parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        parts = f"{len(data.train_set):,} training and {len(data.val_set):,} validation images"
+        best = _find_best(trainer)
+        say(f"network: {_sketch(pl_module.network)}, {parameters:,} parameters")
+        say(f"data: {parts} of {type(data.source).__name__}, split {data.split_digest}")
+        if best and best.dirpath:
+            say(f"run:  {Path(str(best.dirpath)).parent}")
+
+
+def _sketch(network: Any) -> str:
+    """Returns the widths of a multilayer perceptron, or the name of another network."""
+    if not isinstance(network, MLP):
+        return type(network[-1]).__name__
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    return "-".join(str(width) for width in [layers[0].in_features, *(layer.out_features for layer in layers)])
 
 
 def _find_best(trainer: Trainer) -> RunCheckpoint | None:
@@ -63,7 +99,7 @@ def _train(trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModul
     except (SystemExit, KeyboardInterrupt):  # how Lightning ends after SIGTERM and Ctrl-C
         best = _find_best(trainer)
         if best and (folder := Path(str(best.dirpath))).is_dir():
-            say(f"stopped; continue with: python -m fmnist fit --ckpt_path {folder.parent}")
+            say(f"stopped; continue with: python -m fmnist fit --ckpt_path {shlex.quote(str(folder.parent))}")
         raise
 
 

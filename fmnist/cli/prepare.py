@@ -55,7 +55,9 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     for label, class_name in enumerate(data.class_names):
         counts = (int((part.labels == label).sum()) for part in parts.values())
         print(f"{label:2} {class_name:13}" + "".join(f"{count:12,}" for count in counts))
-    print(f"\ndigest of the split: {data.split_digest}")
+    mean, std = data.pixel_statistics()
+    print(f"\npixels of the training part, from 0 to 1: mean {mean:.4f}, std {std:.4f}")
+    print(f"digest of the split: {data.split_digest}")
     train = torch.cat([data.train_set.images, data.val_set.images])
     within_train, within_test, across = count_duplicates(train, data.test_set.images)
     print(f"exact duplicates: {within_train} within train, {within_test} within test, {across} across the two")

@@ -82,6 +82,16 @@ class FashionMNISTDataModule(LightningDataModule):
         assert self.train_set is not None, "setup() comes first"
         return torch.bincount(self.train_set.labels, minlength=len(self.class_names))
 
+    def pixel_statistics(self) -> tuple[float, float]:
+        """Returns mean and std of the training pixels, from 0 to 1: published ones, else those of the data."""
+        if self.source.pixels or self.train_set is None:
+            return self.source.pixels or FashionMNIST.pixels
+        counts = torch.bincount(self.train_set.images.flatten(), minlength=256).double()  # exact, in any order
+        levels = torch.arange(256, dtype=torch.double) / 255
+        mean = (counts * levels).sum() / counts.sum()
+        std = ((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt()
+        return round(mean.item(), 4), round(std.item(), 4) or 1.0
+
     def state_dict(self) -> dict[str, Any]:
         """Returns, for the checkpoint, the epoch that a continued training begins with, and what was split."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0

@@ -31,6 +31,7 @@ from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, configure, describe_optimizer
 from fmnist.training.prelude import Prelude
 
+PIXELS = (0.2860, 0.3530)  # mean and std of Fashion-MNIST
 # The same as a lambda is the default below, which the command line can read and pickle cannot
 DEFAULT_OPTIMIZER = partial(torch.optim.SGD, lr=0.1)
 
@@ -43,7 +44,7 @@ class ImageClassifier(LeanModule):
         dropout: Probability with which a hidden unit is zeroed in training, in [0, 1).
         normalization: Batch normalization in each hidden layer, or none.
         activation: Non-linearity of the hidden layers.
-        mean: Mean of the pixels on a scale from 0 to 1; Fashion-MNIST's by default.
+        mean: Mean of the pixels on a scale from 0 to 1; that of the training images if not given.
         std: Standard deviation of the pixels on the same scale.
         optimizer: Optimizer class and its settings, such as ``SGD`` with ``lr``.
         lr_schedule: Course of the learning rate over all steps, after the warm-up.
@@ -68,8 +69,8 @@ class ImageClassifier(LeanModule):
         dropout: float = 0.0,
         normalization: Literal["none", "batch"] = "none",
         activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
-        mean: float = 0.2860,
-        std: float = 0.3530,
+        mean: float | None = None,
+        std: float | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.SGD(params, lr=0.1),
         lr_schedule: Schedule = "constant",
         warmup_ratio: float = 0.0,
@@ -83,8 +84,8 @@ class ImageClassifier(LeanModule):
         super().__init__()
         check(all(width > 0 for width in hidden_dims), f"model.hidden_dims is {hidden_dims}: widths are positive")
         check(0 <= dropout < 1, f"model.dropout is {dropout}: it must be in [0, 1)")
-        check(math.isfinite(mean), f"model.mean is {mean}: it must be a number")
-        check(0 < std < math.inf, f"model.std is {std}: it must be positive")
+        check(mean is None or math.isfinite(mean), f"model.mean is {mean}: it must be a number")
+        check(std is None or 0 < std < math.inf, f"model.std is {std}: it must be positive")
         check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
         check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative, nor infinite")
         check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
@@ -108,9 +109,12 @@ class ImageClassifier(LeanModule):
         self.seed = 0
         self.conversion: dict[str, Any] = {"name": "photo-2", "transform": None}
         if class_names is not None:
-            self._build()
+            self._build(PIXELS)
 
-    def _build(self) -> None:
+    def _build(self, pixels: tuple[float, float]) -> None:
+        """Builds the network; mean and std of the pixels are those of the settings, else ``pixels``, and kept."""
+        for name, value in zip(("mean", "std"), pixels, strict=True):
+            self.hparams[name] = value if self.hparams[name] is None else self.hparams[name]
         self.network = build_network(self.hparams, self.factory)
         self.objective = Objective(
             len(self.hparams["class_names"]), self.hparams["label_smoothing"], self.hparams["mixup"]
@@ -151,7 +155,7 @@ class ImageClassifier(LeanModule):
             self.conversion = data.source.describe_conversion()
         if self.network is None:
             self.hparams["class_names"] = known or found
-            self._build()
+            self._build(getattr(data, "pixel_statistics", lambda: PIXELS)())
 
     def on_fit_start(self) -> None:
         """Weighs the classes and compiles the network, if that is asked for."""

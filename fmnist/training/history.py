@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fmnist.files import atomic_path
 from fmnist.plots import draw_curves
-from fmnist.runs.tables import append_seconds, order_columns, write_history
+from fmnist.runs.tables import append_seconds, percent, write_history
 
 DRAW_EVERY = 5.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
 
@@ -20,7 +21,7 @@ class History(Callback):
 
     ``curves.png`` shows the same; where epochs are short it is drawn every five seconds, and when
     the training ends or is stopped. The rows travel in every checkpoint, so a resumed training
-    continues its own table. Where no progress bar is shown, each row is printed as a line. The
+    continues its own table. Each row is printed as a line, above a progress bar where there is one. The
     seconds that epochs took go into ``times.csv``, by themselves: they are the one thing that
     differs when a training is repeated.
 
@@ -72,8 +73,8 @@ class History(Callback):
         self.rows = [*self.rows, row]
         if not trainer.is_global_zero:
             return
-        if trainer.progress_bar_callback is None:
-            print(_line(row, trainer.max_epochs), flush=True)
+        bar = trainer.progress_bar_callback
+        (partial(print, flush=True) if bar is None else bar.print)(_line(row, trainer.max_epochs))
         if self._folder:
             append_seconds(Path(self._folder), trainer.current_epoch + 1, time.monotonic() - self._start)
             write_history(self.rows, Path(self._folder))
@@ -97,5 +98,10 @@ class History(Callback):
 
 
 def _line(row: dict[str, float], max_epochs: int | None) -> str:
-    metrics = "  ".join(f"{key} {row[key]:.4f}" for key in order_columns([row]) if "/" in key and key in row)
-    return f"epoch {row['epoch']:.0f}/{max_epochs}  {metrics}"
+    """Writes an epoch as a line that fits 80 columns."""
+    stages = [
+        f"{stage}: loss {row[f'{stage}/loss']:.4f}  acc {percent(row[f'{stage}/acc'])}"
+        for stage in ("train", "val")
+        if f"{stage}/loss" in row
+    ]
+    return "  ".join([f"epoch {row['epoch']:.0f}/{max_epochs}", *stages])

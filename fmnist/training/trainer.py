@@ -105,12 +105,11 @@ class Interrupt(Callback):
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's progress bar, with epochs counted from one and no version of the logger."""
+    """Lightning's progress bar of the running epoch, counted from one; what an epoch has brought is printed above."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Returns what stands at the end of the bar: loss and accuracy of the last finished epoch."""
-        metrics = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
+        """Returns nothing: figures at the end of the bar would not fit a terminal."""
+        return {}
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Shows which epoch begins."""

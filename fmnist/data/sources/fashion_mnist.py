@@ -17,6 +17,7 @@ class FashionMNIST(Source):
     """
 
     class_names = VerifiedFashionMNIST.classes
+    pixels = (0.2860, 0.3530)
 
     def __init__(self, root: str = "data", download: bool = True) -> None:
         self.root = root

@@ -9,6 +9,8 @@ class Source(ABC):
     """Labelled images of one fixed format, held in memory."""
 
     class_names: list[str]
+    pixels: tuple[float, float] | None = None
+    """Mean and standard deviation of the training pixels, from 0 to 1, where they are published."""
 
     def describe_conversion(self) -> dict[str, str | None]:
         """Says, in plain values, how pictures become images like those of this source.
@@ -45,7 +47,3 @@ class Source(ABC):
         Returns:
             Images, uint8 (N, 1, 28, 28), and labels, int64 (N,), as indices into ``class_names``.
         """
-
-    def paths(self, train: bool) -> list[str] | None:
-        """Returns the file of each image that ``load`` gives, in the same order; None if they have none."""
-        return None
