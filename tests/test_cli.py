@@ -177,6 +177,20 @@ def test_the_checkpoint_decides_the_network_and_says_so(trained, cli):
     assert out.count("notice") == 2
 
 
+def test_a_notice_names_what_differs_of_an_optimizer(trained, cli):
+    for words, notice in (
+        (["--model.optimizer.lr", 0.5], "model.optimizer.lr stays 0.1, as in the checkpoint (0.5 was given)"),
+        (
+            ["--model.optimizer", "Adam"],
+            "model.optimizer stays torch.optim.SGD, as in the checkpoint (torch.optim.Adam",
+        ),
+    ):
+        code, out, _ = cli("fit", "--ckpt_path", "last", *words)
+        assert code == 0
+        assert out.count("notice") == 1
+        assert f"notice: {notice}" in out
+
+
 def test_the_folder_of_runs_may_be_set_in_a_configuration(workplace, cli):
     (workplace / "mine.yaml").write_text("trainer: {default_root_dir: there, max_epochs: 1}\ndata: {val_size: 100}")
     assert cli("fit", "--config", "mine.yaml")[0] == 0

@@ -128,7 +128,7 @@ def test_a_broken_run_is_listed_as_such(logs, cli, name, content):
     [
         (["nope"], "nope: there is no such folder"),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
-        (["--sort"], "there is no option 'sort'"),
+        (["--sort"], "there is no option '--sort'"),
     ],
 )
 def test_mistakes_cost_one_line(logs, cli, words, message):

@@ -3,6 +3,7 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 
 import fmnist
 from fmnist.__main__ import VERBS
@@ -33,10 +34,103 @@ def test_every_verb_has_a_help(cli, verb):
     code, out, err = cli(verb, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: fmnist {verb} [options]")
-    assert ("--data.val_size" in out) == (verb not in ("export", "compare"))
+    assert ("--data.val_size" in out) == (verb in ("fit", "validate", "prepare"))
+    assert ("--data.source" in out) == (verb not in ("export", "compare"))
+    for option in ("--data.flip", "--data.shift", "--data.batch_size", "--seed_everything", "--trainer.max_epochs"):
+        assert (option in out) == (verb == "fit"), f"{option} does something for fit alone"
     assert f"example: fmnist {verb} " in out
     assert ("--model.dropout" in out) == (verb == "fit")
     assert len(out.splitlines()) < 120
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--model.optimizer.help Adam", ["torch.optim.Adam", "--model.optimizer.betas", "(default: 0.001)"]),
+        ("--model.optimizer.help", ["  AdamW ", "  SGD "]),
+        ("--trainer.callbacks.help EarlyStopping", ["--trainer.callbacks.monitor", "--trainer.callbacks.patience"]),
+        ("--trainer.callbacks.help", ["  EarlyStopping ", "Monitor a metric and stop"]),
+        ("--trainer.logger.help CSVLogger", ["--trainer.logger.save_dir"]),
+        (
+            "--data.source.help",
+            ["  CSV ", "  FashionMNIST ", "  ImageFolder ", "  Parquet ", "CLASS' shows the settings"],
+        ),
+        ("--data.source.help ImageFolder", ["--data.source.folder"]),
+        ("--model.network.help", ["one of your own is named by its path: module.Class"]),
+    ],
+)
+def test_classes_and_their_settings_are_listed(cli, words, parts):
+    code, out, err = cli("fit", *words.split())
+    assert (code, err) == (0, "")
+    for part in parts:
+        assert part in out
+    assert "RunFolder" not in out
+    assert "default: 1e-3" not in out
+
+
+def test_prepare_lists_the_sources(cli):
+    assert "  ImageFolder " in cli("prepare", "--data.source.help")[1]
+
+
+def printed(cli, *words):
+    code, out, err = cli("fit", *words, "--print_config")
+    assert (code, err) == (0, "")
+    return yaml.safe_load(out)
+
+
+@pytest.mark.parametrize(
+    ("typed", "dims"),
+    [("256", [256]), ("256,128", [256, 128]), ("(256, 128)", [256, 128]), ("256 128", [256, 128]), ("[]", [])],
+)
+def test_widths_are_read_as_people_type_them(cli, typed, dims):
+    assert printed(cli, "--model.hidden_dims", typed)["model"]["hidden_dims"] == dims
+    assert printed(cli, f"--model.hidden_dims={typed}")["model"]["hidden_dims"] == dims
+
+
+BEFORE = """
+trainer:
+  callbacks: [{class_path: EarlyStopping, init_args: {monitor: val/acc, min_delta: 0.5}}]
+  logger: {class_path: CSVLogger, init_args: {save_dir: x, name: n}}
+model: {optimizer: {class_path: SGD, init_args: {lr: 0.05, weight_decay: 0.0003}}}
+data: {source: {class_path: fmnist.CSV, init_args: {annotations_file: a.csv, img_dir: b, test_size: 0.5}}}
+"""
+OTHER = """
+trainer:
+  callbacks: [{class_path: ModelCheckpoint, init_args: {monitor: val/loss}}]
+  logger: {class_path: TensorBoardLogger, init_args: {save_dir: y}}
+model: {optimizer: {class_path: Adam}}
+data: {source: {class_path: fmnist.ImageFolder, init_args: {folder: c}}}
+"""
+OTHER_WORDS = [
+    *("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.monitor", "val/loss"),
+    *("--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "y"),
+    *("--model.optimizer", "Adam", "--data.source", "ImageFolder", "--data.source.folder", "c"),
+]
+
+
+@pytest.mark.parametrize("words", [["--config", "other.yaml"], OTHER_WORDS], ids=["files", "typed"])
+def test_another_class_starts_from_its_own_defaults(cli, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before.yaml").write_text(BEFORE)
+    (tmp_path / "other.yaml").write_text(OTHER)
+    settings = printed(cli, "--config", "before.yaml", *words)
+    optimizer, source = settings["model"]["optimizer"], settings["data"]["source"]
+    assert optimizer["class_path"] == "torch.optim.Adam"
+    assert (optimizer["init_args"]["lr"], optimizer["init_args"]["weight_decay"]) == (0.001, 0)
+    assert source["init_args"] | {"folder": "c", "test_size": 0.2} == source["init_args"]
+    assert settings["trainer"]["logger"]["init_args"]["name"] == "lightning_logs"
+    (callback,) = settings["trainer"]["callbacks"]
+    assert (callback["class_path"].split(".")[-1], callback["init_args"]["monitor"]) == ("ModelCheckpoint", "val/loss")
+
+
+def test_the_same_class_keeps_its_settings(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before.yaml").write_text(BEFORE)
+    (tmp_path / "same.yaml").write_text("model: {optimizer: {class_path: torch.optim.sgd.SGD}}")
+    for words in (["--model.optimizer", "SGD"], ["--config", "same.yaml"]):
+        settings = printed(cli, "--config", "before.yaml", *words, "--model.optimizer.momentum", "0.5")
+        found = settings["model"]["optimizer"]["init_args"]
+        assert (found["lr"], found["weight_decay"], found["momentum"]) == (0.05, 0.0003, 0.5)
 
 
 def test_light_things_do_not_import_torch():

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -146,7 +146,8 @@ class Command(LightningCLI):
                 continue
             typed = any(word.startswith(f"--model.{name}") for word in self.start.words)
             if asked[name] != value and (typed or asked[name] != defaults[name]):
-                say(f"notice: model.{name} stays {value}, as in the checkpoint ({asked[name]} was given)")
+                for setting, is_, was in _differences(f"model.{name}", value, asked[name]):
+                    say(f"notice: {setting} stays {is_}, as in the checkpoint ({was} was given)")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
@@ -168,3 +169,13 @@ class Command(LightningCLI):
 
 def _name(network: Any) -> Any:
     return network["class_path"] if isinstance(network, dict) else network
+
+
+def _differences(setting: str, kept: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yields what differs of a setting: of the same class the settings that both have, else the class."""
+    if not isinstance(kept, dict) or not isinstance(given, dict) or _name(kept) != _name(given):
+        yield setting, _name(kept), _name(given)
+    else:
+        both = kept["init_args"].keys() & given["init_args"].keys()
+        pairs = ((name, kept["init_args"][name], given["init_args"][name]) for name in sorted(both))
+        yield from ((f"{setting}.{name}", one, other) for name, one, other in pairs if one != other)

@@ -8,6 +8,23 @@ from typing import NoReturn
 
 from fmnist.errors import UserError
 
+# Other names that settings have elsewhere
+SYNONYMS = {
+    **dict.fromkeys(("lr", "learning_rate"), "model.optimizer.lr"),
+    **dict.fromkeys(("wd", "weight_decay"), "model.optimizer.weight_decay"),
+    **dict.fromkeys(("optim", "opt"), "model.optimizer"),
+    **dict.fromkeys(("layers", "hidden", "hidden_size", "hidden_sizes", "hidden_layers"), "model.hidden_dims"),
+    **dict.fromkeys(("epoch", "epochs", "num_epochs", "n_epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("gpus", "num_devices"), "trainer.devices"),
+    **dict.fromkeys(("device", "gpu", "cuda", "cpu"), "trainer.accelerator"),
+    "momentum": "model.optimizer.momentum",
+    "bs": "data.batch_size",
+    "workers": "data.num_workers",
+    "data_dir": "data.source.root",
+    "seed": "seed_everything",
+    **dict.fromkeys(("ckpt", "checkpoint", "resume", "weights"), "ckpt_path"),
+}
+
 
 class PlainParser(argparse.ArgumentParser):
     """Reports a mistake as one line, with the nearest option for an unknown one.
@@ -49,7 +66,24 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="A configuration that names it.")
 
 
-def suggest(name: str, options: Iterable[str]) -> str:
-    """Says that there is no option of this name, and which was probably meant."""
-    near = difflib.get_close_matches(name, options, n=1)
-    return f"there is no option '{name}'" + (f": did you mean '{near[0]}'?" if near else "")
+def suggest(name: str, options: Iterable[str], typed: bool = True) -> str:
+    """Says that there is no option of this name, and which was probably meant.
+
+    Args:
+        name: The name, without dashes before it.
+        options: Names that there are.
+        typed: Whether it was typed; else it stands in a file.
+    """
+    dashes, near = "--" if typed else "", nearest(name, options)
+    return f"there is no option '{dashes}{name}'" + (f": did you mean '{dashes}{near}'?" if near else "")
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Returns the option that was probably meant; empty if that is unknown."""
+    name, known = name.replace("-", "_"), {*options}
+    last = name.rpartition(".")[2]
+    other = SYNONYMS.get(last, "")
+    if {other, other.rpartition(".")[0]} & known:
+        return other
+    same = sorted(option for option in known if option.rpartition(".")[2] == last)
+    return (difflib.get_close_matches(name, same or known, n=1) or same or [""])[0]
