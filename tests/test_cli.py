@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_temperature_belongs_to_the_averaged_weights(workplace, cli):
         measured = [*csv.DictReader(file)][-1]
     for name in ("val/acc", "val/ece", "val/loss"):
         value = float(measured[name])
-        assert f"{name:10}{f'{100 * value:.2f} %' if name == 'val/acc' else f'{value:.4f}':>10}" in out
+        assert f"{name:12}{f'{100 * value:.2f} %' if name == 'val/acc' else f'{value:.4f}':>10}" in out
 
 
 def test_without_validation_nothing_is_calibrated_and_test_says_so(workplace, cli):
@@ -125,7 +126,7 @@ def test_validate_repeats_what_fit_had_measured(trained, cli):
     code, out, _ = cli("validate", "--ckpt_path", "last")
     assert code == 0
     score = trained.split("epoch 2/2")[1].split("acc ")[2].split(" %")[0]
-    assert f"val/acc      {score} %" in out
+    assert f"val/acc        {score} %" in out
 
 
 def test_a_checkpoint_outside_a_run_works_and_results_go_beside_it(trained, cli, workplace):
@@ -366,6 +367,7 @@ def test_a_checkpoint_taken_out_of_its_run_begins_a_new_record(trained, cli, wor
 def test_a_class_of_ones_own_works_when_it_is_named_by_the_user(workplace, cli, monkeypatch):
     (workplace / "mine.py").write_text("from fmnist import FashionMNIST\nclass Mine(FashionMNIST): pass\n")
     monkeypatch.syspath_prepend(workplace)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     assert cli("fit", *SMALL, "--data.source", "mine.Mine")[0] == 0
     code, _, err = cli("test")
     assert code == 2

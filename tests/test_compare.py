@@ -149,3 +149,27 @@ def test_does_not_import_torch(logs):
         [sys.executable, "-c", code], cwd=logs.parent, env={"PYTHONPATH": str(ROOT)}, capture_output=True
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_table_fits_the_terminal_with_short_names(logs, cli, monkeypatch):
+    for number, (lr, name) in enumerate([(0.1, "torch.optim.SGD"), (0.01, "torch.optim.Adam")]):
+        config = logs / f"version_{number}" / "config.yaml"
+        settings = yaml.safe_load(config.read_text())
+        settings["model"]["optimizer"] = {"class_path": name, "init_args": {"lr": lr}}
+        config.write_text(yaml.dump(settings))
+    out = cli("compare", logs)[1]
+    assert "  dropout" in out
+    assert "SGD(lr=0.1)" in out
+    assert "Adam(lr=0.01)" in out
+    assert "init_args" not in out
+    assert "model.optimizer.init_args.lr" in cli("compare", logs, "--format", "csv")[1]
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli("compare", logs)[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "more columns do not fit: --format csv has all" in lines[-1]
+
+
+def test_a_run_of_a_notebook_is_not_broken(logs):
+    (logs / "version_0" / "config.yaml").unlink()
+    row = next(row for row in compare(logs) if row["run"] == "version_0")
+    assert (row["status"], row["val/acc"]) == ("3 of ? epochs", 0.9)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, Subset
 
+from fmnist import FashionMNIST
 from fmnist.data.datamodule import FashionMNISTDataModule, stratified_split
 from fmnist.errors import UserError
 
@@ -123,3 +125,24 @@ def test_augmentation_is_for_training_only(make):
     assert torch.equal(labels, batch[1])
     data.trainer.validating = True
     assert torch.equal(data.on_after_batch_transfer(batch, 0)[0], batch[0])
+
+
+def test_the_images_are_an_ordinary_data_set(small_data, tmp_path):
+    data = FashionMNISTDataModule(FashionMNIST(str(tmp_path)), val_size=100)
+    data.setup("fit")
+    image, label = data.train_set[0]
+    assert (image.shape, image.dtype, label) == ((1, 28, 28), torch.uint8, int(data.train_set.labels[0]))
+    assert repr(data.train_set) == "500 images, uint8 (500, 1, 28, 28), with labels"
+    images, labels = next(iter(DataLoader(Subset(data.train_set, [3, 5]), batch_size=2)))
+    assert torch.equal(images, data.train_set.images[[3, 5]])
+    assert torch.equal(labels, data.train_set.labels[[3, 5]])
+
+
+def test_pixels_are_measured_where_nothing_is_published(small_data, tmp_path):
+    source = FashionMNIST(str(tmp_path))
+    data = FashionMNISTDataModule(source, val_size=100)
+    data.setup("fit")
+    assert data.pixel_statistics() == (0.2860, 0.3530)
+    source.pixels = None
+    pixels = data.train_set.images.double() / 255
+    assert data.pixel_statistics() == pytest.approx((pixels.mean().item(), pixels.std().item()), abs=1e-4)

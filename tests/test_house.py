@@ -105,8 +105,10 @@ def test_nothing_gets_too_large(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ClassDef):
             assert node.end_lineno - node.lineno < 200, node.name
-        elif isinstance(node, ast.FunctionDef) and node.name != "__init__":  # which is signature and docstring
-            assert node.end_lineno - node.lineno < 40, node.name
+        elif isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 40 + 20 * (
+                node.name == "__init__"
+            )  # whose signature is a table, node.name
 
 
 LOAD = "from fmnist import load; load; import sys; print(*sys.modules)"

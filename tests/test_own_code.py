@@ -1,6 +1,7 @@
 """What people plug in without editing the package: a network, a source, a function."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,7 @@ def own_code(workplace, monkeypatch):
     """A module of the user's own beside the data. Returns the folder."""
     (workplace / "mine.py").write_text(CODE)
     monkeypatch.syspath_prepend(workplace)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     random = np.random.default_rng(0)
     labels = np.arange(200) // 2 % 2  # a pair of each, one for either part
     images = random.integers(0, 100, (200, 1, 28, 28)) + 100 * labels[:, None, None, None]

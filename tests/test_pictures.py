@@ -164,3 +164,17 @@ def test_mistakes_cost_one_line(here, cli, words, message):
 def test_data_is_not_touched(here, real_root):
     assert not Path("/nowhere").exists()
     assert torch.load("lightning_logs/version_0/checkpoints/best.ckpt", weights_only=True)["epoch"] >= 0
+
+
+def test_without_an_output_the_three_best_classes_are_printed(here, cli, tmp_path):
+    Image.new("RGB", (50, 50), "white").save(tmp_path / "blank.png")
+    code, out, err = cli("predict", "--images", "png/0000*.png")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()[1:]
+    assert len(lines) == 10
+    assert all(line.startswith(f"png/0000{number}.png  ") for number, line in enumerate(lines))
+    assert all(line.count(" %") == 3 for line in lines)
+    assert "no class  nothing but background" in cli("predict", "--images", tmp_path / "blank.png")[1]
+    assert cli("predict", "--images", tmp_path / "blank.png", "--output", "blank.csv")[0] == 0
+    (row,) = read("blank.csv")
+    assert (row["predicted"], row["probability"], row["note"]) == ("", "", "nothing but background")

@@ -127,3 +127,24 @@ def test_damaged_and_foreign_checkpoints_are_refused(path, tmp_path):
     torch.save(saved, tmp_path / "settings.ckpt")
     with pytest.raises(UserError, match=r"is not a checkpoint of fmnist .*sine"):
         load(tmp_path / "settings.ckpt")
+
+
+def test_bytes_and_open_files_are_pictures(predictor, images, tmp_path):
+    Image.fromarray(images[3, 0]).save(tmp_path / "shoe.png")
+    expected = predictor.classify(tmp_path / "shoe.png")
+    content = (tmp_path / "shoe.png").read_bytes()
+    with (tmp_path / "shoe.png").open("rb") as file:
+        assert [predictor.classify(content), predictor.classify(file)] == [expected] * 2
+    with pytest.raises(ValueError, match="the picture is not a picture that can be read"):
+        predictor.classify(b"hello")
+
+
+def test_a_prediction_can_be_read(predictor, images):
+    prediction = predictor.classify(images[0, 0])
+    assert str(prediction).startswith(f"{prediction.name} {100 * prediction.probability:.2f} %, ")
+
+
+def test_nothing_but_background_has_no_class_unless_it_is_an_image(predictor):
+    blank = predictor.classify(Image.new("RGB", (100, 100), "white"))
+    assert (blank.name, blank.probability, str(blank)) == (None, None, "no class (nothing but background)")
+    assert predictor.classify(np.zeros((28, 28), np.uint8)).name is not None

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,12 @@ def _read(path: Path) -> tuple[Row, Row]:
     """Returns the metrics and the settings of a run; whatever is wrong with it becomes its status."""
     row: Row = dict.fromkeys(METRICS)
     try:
-        flat = _flatten(read_settings(path / "config.yaml"))
+        made_here = (path / "config.yaml").exists() or not (path / "metrics.csv").exists()
+        flat = _flatten(read_settings(path / "config.yaml")) if made_here else {}  # a notebook's run has no settings
         history = read_history(path)
         row |= {"epochs": len(history), "seconds": read_seconds(path)}
         planned = flat.get("trainer.max_epochs")
-        row["status"] = "finished" if len(history) == planned else f"{len(history)} of {planned} epochs"
+        row["status"] = "finished" if len(history) == planned else f"{len(history)} of {planned or '?'} epochs"
         row["status"] += _running(path)
         scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]
         best = max(scored, key=lambda epoch: epoch["val/acc"], default={})
@@ -118,15 +120,35 @@ def _write(rows: list[Row], style: str) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([[*rows[0]], *(row.values() for row in rows)])
         return text.getvalue().rstrip("\n")
+    rows = [_shorten(row) for row in rows]
     cells = [[_cell(value) for value in line] for line in (rows[0], *(row.values() for row in rows))]
     if style == "markdown":
         cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]
         cells.insert(1, ["---"] * len(cells[0]))
         return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+    room = shutil.get_terminal_size((200, 24)).columns
+    widths: list[int] = []
+    for column in zip(*cells, strict=True):
+        width = max(map(len, column))
+        if sum(widths) + 2 * len(widths) + width > room:
+            break
+        widths.append(width)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in cells]
+    if len(widths) < len(cells[0]):
+        lines.append(f"({len(cells[0]) - len(widths)} more columns do not fit: --format csv has all)")
+    return "\n".join(lines)
+
+
+def _shorten(row: Row) -> Row:
+    """Gives settings the last part of their name, where that is enough, and puts an optimizer into one cell."""
+    short = {key: key if "/" in key else key.removeprefix("trainer.").replace("init_args.", "") for key in row}
+    last = [name.rpartition(".")[2] for name in short.values()]
+    short = {key: end if last.count(end) == 1 else name for (key, name), end in zip(short.items(), last, strict=True)}
+    inside = {key: value for key, value in row.items() if key.startswith("model.optimizer.")}
+    given = [f"{key.rpartition('.')[2]}={_cell(value)}" for key, value in inside.items() if "init_args" in key]
+    name = str(row.get("model.optimizer.class_path") or "").rpartition(".")[2]
+    shown = {short[key]: value for key, value in row.items() if key not in inside}
+    return {**shown, "optimizer": f"{name}({', '.join(given)})" if name else ", ".join(given)} if inside else shown
 
 
 def _cell(value: Any) -> str:

@@ -2,12 +2,11 @@
 
 import importlib.util
 from collections.abc import Sequence
-from pathlib import Path
 
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
 from fmnist.cli.start import find_start
 from fmnist.errors import check
-from fmnist.files import atomic_path, check_target
+from fmnist.files import atomic_path, check_target, expand
 from fmnist.inference.onnx import CHECKED, NEEDED, TOLERANCE, compare, to_onnx
 from fmnist.inference.predictor import Predictor
 from fmnist.runs.checkpoint import load_model
@@ -23,7 +22,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     It is compared with the model before it is written.
     """
     parser = PlainParser("export", description, EXAMPLE)
-    parser.add_argument("--output", type=Path, required=True, help="File to write, .onnx.")
+    parser.add_argument("--output", type=expand, required=True, help="File to write, .onnx.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     add_checkpoint_arguments(parser)
     path = parser.parse_args([*argv]).output

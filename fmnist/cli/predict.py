@@ -11,6 +11,7 @@ from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
 from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import Start, find_start
 from fmnist.errors import UserError, check
+from fmnist.files import expand
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
@@ -110,14 +111,14 @@ def _find_device(accelerator: str) -> str | None:
 def _check_output(settings: Any) -> Path:
     if settings.output is None:
         raise UserError("say where the predictions go: --output FILE.csv, FILE.jsonl or - for the screen")
-    output = Path(settings.output)
+    output = expand(settings.output)
     check_output(output, settings.overwrite)
     return output
 
 
 def _check_pictures(settings: Any) -> list[str]:
     """Returns the files, once everything that could go wrong in the end has been looked at."""
-    output = _check_output(settings)
+    output = _check_output(settings) if settings.output else None
     paths = find_pictures(settings.images)
     check(str(output) not in paths, f"--output {output}: this is one of the pictures")
     if settings.save_converted:
@@ -137,16 +138,32 @@ def _make_predictor(start: Start, model: TrainedModel) -> Predictor:
 
 
 def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
-    output, failed, empty = Path(settings.output), list[str](), list[str]()
+    failed, empty = list[str](), list[str]()
+    output = expand(settings.output) if settings.output else None
     seen = Path(settings.save_converted) if settings.save_converted else None
     error = sys.stderr if output == STDOUT else None
-    write_rows(classify_files(predictor, paths, seen, failed, empty), output)
-    _say_written(output, len(paths) - len(failed))
+    rows = classify_files(predictor, paths, seen, failed, empty)
+    if output is None:
+        width = min(40, max(map(len, paths)))
+        for row in rows:
+            say(_line(row, width))
+    else:
+        write_rows(rows, output)
+        _say_written(output, len(paths) - len(failed))
     if empty:
         say(f"notice: {len(empty):,} of {len(paths):,} pictures are nothing but background and get no class", error)
     if failed:
         some = f"{len(failed):,} of {len(paths):,} files could not be read"
         say(f"notice: {some}: the column 'error' says why", error)
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    """Writes the three most probable classes of a picture, aligned with those of others."""
+    best = sorted(((value or 0, name[2:-1]) for name, value in row.items() if name.startswith("p(")), reverse=True)[:3]
+    longest = max(len(name) - 3 for name in row if name.startswith("p("))
+    classes = "  ".join(f"{name:{longest}} {percent(value):>8}" for value, name in best)
+    known = classes if row["predicted"] else row["error"] or "no class"
+    return f"{row['path']:{width}}  {known}  {row['note'] or ''}".rstrip()
 
 
 def _say_written(output: Path, count: int) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from fmnist.cli.parser import DEFAULT_SOURCE, Parser
 from fmnist.cli.screen import quiet
 from fmnist.cli.start import scan
 from fmnist.data.datamodule import FashionMNISTDataModule
-from fmnist.files import atomic_path
+from fmnist.files import atomic_path, expand
 from fmnist.plots import draw_samples
 from fmnist.runs.settings import SHARED_KEYS
 
@@ -62,8 +61,9 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     within_train, within_test, across = count_duplicates(train, data.test_set.images)
     print(f"exact duplicates: {within_train} within train, {within_test} within test, {across} across the two")
     if show:
-        Path(show).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(Path(show)) as part_file:
+        picture = expand(show)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(picture) as part_file:
             missing = draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
         print(f"written: {show}")
         if missing:

@@ -13,6 +13,7 @@ import yaml
 
 from fmnist.cli.screen import name_device, say
 from fmnist.errors import UserError, check
+from fmnist.files import expand
 from fmnist.runs.checkpoint import Checkpoint, read_checkpoint
 from fmnist.runs.folder import find_checkpoint
 from fmnist.runs.settings import SHARED_KEYS, UntrustedError, named_code, read_run_settings, read_settings
@@ -77,7 +78,7 @@ def find_start(verb: str, words: list[str]) -> Start:
         UserError: There is no such checkpoint, it is damaged, or it names code that has not been named.
     """
     typed = scan(words)
-    root, fits = Path(typed.default_root_dir or "."), verb == "fit"
+    root, fits = expand(typed.default_root_dir or "."), verb == "fit"
     asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
     if not typed.ckpt_path and (fits or asks_for_help):
         return Start(verb, words, root)

@@ -197,7 +197,7 @@ class FashionMNISTDataModule(LightningDataModule):
         sampler = EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
         sampler.set_epoch(self.epoch)
         return DataLoader(
-            images,
+            _Batches(images),
             batch_size=self.batch_size // world_size if train else EVAL_BATCH_SIZE,
             sampler=sampler,
             collate_fn=_identity,
@@ -218,8 +218,8 @@ class FashionMNISTDataModule(LightningDataModule):
         return images, labels
 
 
-class _Images(Dataset[Batch]):
-    """Images and labels that are handed out a whole batch at a time."""
+class _Images(Dataset[tuple[Tensor, int]]):
+    """Images and their labels."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
@@ -228,9 +228,27 @@ class _Images(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        """Says what it holds."""
+        return f"{len(self):,} images, uint8 {tuple(self.images.shape)}, with labels"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Returns one image, uint8 (1, 28, 28), and its label."""
+        return self.images[index], int(self.labels[index])
+
+
+class _Batches(Dataset[Batch]):
+    """The same images, handed out a whole batch at a time."""
+
+    def __init__(self, images: _Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)
-        return self.images.index_select(0, rows), self.labels.index_select(0, rows)
+        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)
 
 
 def digest_split(train_labels: Tensor, val_images: Tensor) -> str:

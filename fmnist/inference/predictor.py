@@ -1,5 +1,6 @@
 """A trained model that classifies pictures: ``load("best.ckpt").classify("shoe.jpg")``."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast, get_args
@@ -15,10 +16,12 @@ from fmnist.errors import check
 from fmnist.files import expand
 from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel
 from fmnist.runs.checkpoint import load_model, read_checkpoint
+from fmnist.runs.folder import find_checkpoint
+from fmnist.runs.tables import percent
 
 Transform = Callable[[Image.Image], Image.Image]
 ACCEPTED = (
-    "a path, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
+    "a path, the bytes of a file, an open file, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
     "of shape (28, 28), (1, 28, 28) or (N, 1, 28, 28)"
 )
 
@@ -35,6 +38,12 @@ class Prediction(NamedTuple):
     note: str
     """What was assumed when the picture was converted; empty for arrays and tensors."""
 
+    def __str__(self) -> str:
+        """Writes the three most probable classes, and the note."""
+        best = sorted(self.probabilities.items(), key=lambda item: -item[1])[:3]
+        classes = ", ".join(f"{name} {percent(probability)}" for name, probability in best)
+        return f"{classes or 'no class'}{f' ({self.note})' if self.note else ''}"
+
 
 def load(
     checkpoint: str | Path,
@@ -45,7 +54,8 @@ def load(
     """Loads a trained model; nothing in the file is executed.
 
     Args:
-        checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``.
+        checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``, or a run, such as
+            ``version_0``: then its best.
         device: Where to compute.
         network: The class or function that made the network, if it is not the MLP.
         transform: The function that was applied to each PIL image in training, if there was one.
@@ -55,7 +65,7 @@ def load(
         UntrustedError: It names a network that has not been given.
         OSError: The file cannot be read.
     """
-    path = expand(checkpoint)
+    path = find_checkpoint(str(checkpoint), Path())
     saved = read_checkpoint(path, network=network)
     return Predictor(load_model(path, saved, network).to(device), saved.get("conversion"), transform)
 
@@ -87,9 +97,9 @@ class Predictor:
         """Classifies one picture or several.
 
         Args:
-            pictures: A path, a PIL image, or an array or tensor: uint8, or floats from 0 to 1; of shape
-                (28, 28), (1, 28, 28) or, for several, (N, 1, 28, 28). Or a list of any of these.
-                Files and PIL images are converted as the data set was; arrays are taken as they are.
+            pictures: A path, the bytes of a file, an open file, a PIL image, or an array or tensor: uint8, or
+                floats from 0 to 1; of shape (28, 28), (1, 28, 28) or, for several, (N, 1, 28, 28). Or a list of
+                any of these. Files and PIL images are converted as the data set was; arrays are taken as they are.
 
         Returns:
             One prediction for one picture; a list for a list or a batch.
@@ -129,11 +139,14 @@ class Predictor:
         )
 
     def _convert(self, picture: Any) -> Converted:
-        if isinstance(picture, str | Path):
+        if isinstance(picture, bytes | bytearray):
+            picture = io.BytesIO(picture)
+        if isinstance(picture, str | Path) or hasattr(picture, "read"):
             try:
-                return self.read(expand(picture))
+                return self.read(expand(picture) if isinstance(picture, str | Path) else picture)
             except ValueError as error:
-                raise ValueError(f"{picture} {error}") from error
+                name = picture if isinstance(picture, str | Path) else getattr(picture, "name", "the picture")
+                raise ValueError(f"{name} {error}") from error
         if isinstance(picture, Image.Image):
             self._check_transform()
             try:

@@ -46,8 +46,8 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     """Finds the checkpoint that ``--ckpt_path`` means.
 
     Args:
-        spec: A path, of a checkpoint or a run; or ``best`` or ``last`` of the newest run that has one;
-            None means ``best``.
+        spec: A path, of a checkpoint or a run, also from ``lightning_logs`` on; or ``best`` or ``last`` of the
+            newest run that has one; None means ``best``.
         root: Folder that holds ``lightning_logs``.
         to_continue: With ``last``, take the newest run also if it was stopped before it had a checkpoint.
 
@@ -59,6 +59,8 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     """
     if spec not in (None, "best", "last"):
         path = expand(spec)
+        if not path.exists() and (root / LOGS / path / "config.yaml").is_file():
+            path = root / LOGS / path  # as compare prints it
         if (path / "config.yaml").is_file():  # a run
             path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
         if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):

@@ -1,7 +1,7 @@
 """The training system around the network: loss, optimizer, schedule, metrics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from fmnist.seeds import mix_seeds
 from fmnist.training.lean import LeanModule
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
-from fmnist.training.optimization import Schedule, configure, describe_optimizer
+from fmnist.training.optimization import Schedule, check_loss, configure, describe_optimizer
 from fmnist.training.prelude import Prelude
 
 PIXELS = (0.2860, 0.3530)  # mean and std of Fashion-MNIST
@@ -82,16 +82,10 @@ class ImageClassifier(LeanModule):
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
-        check(all(width > 0 for width in hidden_dims), f"model.hidden_dims is {hidden_dims}: widths are positive")
-        check(0 <= dropout < 1, f"model.dropout is {dropout}: it must be in [0, 1)")
-        check(mean is None or math.isfinite(mean), f"model.mean is {mean}: it must be a number")
-        check(std is None or 0 < std < math.inf, f"model.std is {std}: it must be positive")
-        check(0 <= warmup_ratio <= 1, f"model.warmup_ratio is {warmup_ratio}: it must be in [0, 1]")
-        check(0 <= mixup < math.inf, f"model.mixup is {mixup}: it must not be negative, nor infinite")
-        check(0 <= label_smoothing < 1, f"model.label_smoothing is {label_smoothing}: it must be in [0, 1)")
         if getattr(optimizer, "__qualname__", "") == "ImageClassifier.<lambda>":
             optimizer = DEFAULT_OPTIMIZER
         self.save_hyperparameters(logger=False)
+        check_settings(self.hparams)
         # Plain values only, so that every checkpoint loads with weights_only=True.
         self.hparams["hidden_dims"] = list(hidden_dims)
         self.hparams["optimizer"] = describe_optimizer(optimizer)
@@ -199,13 +193,7 @@ class ImageClassifier(LeanModule):
         if self.trainer.is_last_batch or stops:
             self.train_metrics.measure_noted()
             metrics = self.train_metrics.compute()
-            group = self.trainer.optimizers[0].param_groups[0]
-            rate = group.get("initial_lr", group["lr"])
-            check(  # before any checkpoint is written
-                bool(metrics["loss"].isfinite()),
-                f"the training loss is {metrics['loss']:f} after epoch {self.current_epoch + 1} at learning rate "
-                f"{rate:.3g}: lower --model.optimizer.lr",
-            )
+            check_loss(metrics["loss"], self.current_epoch + 1, self.trainer.optimizers[0])  # before it is saved
             self._log("train", metrics)
 
     def on_validation_epoch_end(self) -> None:
@@ -247,3 +235,18 @@ class ImageClassifier(LeanModule):
         """Returns the optimizer and its schedule."""
         schedule = (self.hparams["lr_schedule"], self.hparams["warmup_ratio"])
         return configure(self.optimizer, self.parameters(), *schedule, self.trainer.estimated_stepping_batches)
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises a ``UserError`` for a setting of an ``ImageClassifier`` that makes no sense."""
+    within = "it must be in [0, 1)"
+    for name, right, rule in (
+        ("hidden_dims", lambda value: all(width > 0 for width in value), "widths are positive"),
+        ("dropout", lambda value: 0 <= value < 1, within),
+        ("mean", lambda value: value is None or math.isfinite(value), "it must be a number"),
+        ("std", lambda value: value is None or 0 < value < math.inf, "it must be positive"),
+        ("warmup_ratio", lambda value: 0 <= value <= 1, "it must be in [0, 1]"),
+        ("mixup", lambda value: 0 <= value < math.inf, "it must not be negative, nor infinite"),
+        ("label_smoothing", lambda value: 0 <= value < 1, within),
+    ):
+        check(right(settings[name]), f"model.{name} is {settings[name]}: {rule}")

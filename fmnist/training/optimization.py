@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.errors import UserError, check
@@ -59,6 +59,14 @@ def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule:
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     return 1 - progress if schedule == "linear" else 1.0
+
+
+def check_loss(loss: Tensor, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+    """Raises a ``UserError`` if the training loss of an epoch, counted from one, is not finite."""
+    group = optimizer.param_groups[0]
+    rate = group.get("initial_lr", group["lr"])
+    what = f"the training loss is {loss:f} after epoch {epoch} at learning rate {rate:.3g}"
+    check(bool(loss.isfinite()), f"{what}: lower --model.optimizer.lr")
 
 
 def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
