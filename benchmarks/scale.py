@@ -44,7 +44,7 @@ def epochs(count: int, root: str, options: list[str]) -> list[float]:
         command = [sys.executable, "-m", "fmnist", "fit", *map(str, words)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         (times,) = Path(folder).rglob("times.csv")
-        return [float(line.split(",")[1]) for line in times.read_text().splitlines()[1:]]
+        return [float(line.split(",")[1]) for line in times.read_text().splitlines()[2:]]
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def run(peer: str, recipe: str, epochs: int, seed: int, root: str) -> tuple[floa
             seconds = timed("-m", "fmnist", "fit", *words, *_places(root, folder))
             timed("-m", "fmnist", "test", "--trainer.default_root_dir", folder)
             (metrics,) = Path(folder).rglob("metrics.json")
-            return seconds, json.loads(metrics.read_text())["accuracy"]
+            return seconds, json.loads(metrics.read_text())["acc"]
         words = [__file__, "--root", str(Path(root).resolve()), "--run", peer, recipe, str(epochs), str(seed)]
         start = time.perf_counter()
         with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=folder) as process:

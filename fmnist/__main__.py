@@ -5,6 +5,7 @@ It picks the verb before anything heavy is imported, and turns errors into exit 
 """
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where it has been closed
     sys.stderr = sys.stderr or sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console that cannot show a letter shows its number
+            stream.reconfigure(errors="backslashreplace")
     if os.environ.get("MPLBACKEND", "").startswith("module:"):  # of a notebook that started this command
         del os.environ["MPLBACKEND"]
     try:

@@ -211,7 +211,7 @@ class SmallFashionMNIST(download.VerifiedFashionMNIST):
 def read_idx(folder: Path, case: tuple[str, Edits, bool, bool]) -> None:
     """Reads a set of four files, one of them damaged."""
     name, changes, zipped, keep_size = case
-    raw = folder / "SmallFashionMNIST" / "raw"
+    raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for other, content in IDX.items():
         if other != name:
@@ -435,7 +435,7 @@ def read_csv(folder: Path, case: tuple[bytes, Any, bool]) -> None:
     content, share, named = case
     (folder / "table.csv").write_bytes(content)
     for name in ("a.png", "b.png"):
-        (folder / name).write_bytes(PNG)
+        (folder / name).write_bytes(PNG + name.encode())  # the same picture in files that differ
     table = str(folder / "table.csv")
     _load_source(CSV(table, str(folder), test_size=share, label_names=["x", "y"] if named else None))
 
@@ -448,7 +448,7 @@ def read_folder(folder: Path, case: tuple[list[tuple[list[str], int]], Any]) -> 
         path = folder.joinpath(*words)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f"{path.name}.png").write_bytes(contents[kind])
+            path.with_name(f"{path.name}.png").write_bytes(contents[kind] + str(path).encode(errors="replace"))
         except OSError:
             continue
     _load_source(ImageFolder(str(folder), test_size=share))
@@ -471,14 +471,17 @@ def _about(value: Any) -> bytes:
     return json.dumps({"info": {"features": {"label": {"names": value}}}}).encode(errors="replace")
 
 
-GOOD = _table([{"bytes": PNG, "path": None}] * 6, [0, 1] * 3, _about(["x", "y"]))
+PAGES = [PNG + bytes([number]) for number in range(6)]  # the same picture in files that differ
+GOOD = _table([{"bytes": page, "path": None} for page in PAGES], [0, 1] * 3, _about(["x", "y"]))
 labels = st.lists(st.one_of(st.integers(-2, 3), st.none()), min_size=6, max_size=6) | st.just(["x", "y"] * 3)
 labels |= st.lists(st.text(max_size=3), min_size=6, max_size=6) | st.lists(st.floats(), min_size=6, max_size=6)
 parquets = st.one_of(
     edits.map(lambda changes: damage(GOOD, changes)),
-    st.tuples(labels, json_values).map(lambda case: _table([{"bytes": PNG}] * 6, case[0], _about(case[1]))),
     st.tuples(labels, json_values).map(
-        lambda case: _table([PNG] * 6, case[0], json.dumps(case[1]).encode(errors="replace"))
+        lambda case: _table([{"bytes": page} for page in PAGES], case[0], _about(case[1]))
+    ),
+    st.tuples(labels, json_values).map(
+        lambda case: _table(PAGES, case[0], json.dumps(case[1]).encode(errors="replace"))
     ),
     st.sampled_from([[None] * 6, [b"x"] * 6, [{"bytes": None}] * 6, ["text"] * 6, [1] * 6]).map(
         lambda images: _table(images, [0, 1] * 3, b"{}")

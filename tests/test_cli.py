@@ -109,7 +109,7 @@ def test_temperature_belongs_to_the_averaged_weights(workplace, cli):
         measured = [*csv.DictReader(file)][-1]
     for name in ("val/acc", "val/ece", "val/loss"):
         value = float(measured[name])
-        assert f"{name:12}{f'{100 * value:.2f} %' if name == 'val/acc' else f'{value:.4f}':>10}" in out
+        assert f"{name:16}{f'{100 * value:.2f} %' if name == 'val/acc' else f'{value:.4f}':>10}" in out
 
 
 def test_without_validation_nothing_is_calibrated_and_test_says_so(workplace, cli):
@@ -126,7 +126,7 @@ def test_validate_repeats_what_fit_had_measured(trained, cli):
     code, out, _ = cli("validate", "--ckpt_path", "last")
     assert code == 0
     score = trained.split("epoch 2/2")[1].split("acc ")[2].split(" %")[0]
-    assert f"val/acc        {score} %" in out
+    assert f"val/acc            {score} %" in out
 
 
 def test_a_checkpoint_outside_a_run_works_and_results_go_beside_it(trained, cli, workplace):

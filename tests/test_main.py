@@ -7,7 +7,7 @@ import yaml
 
 import fmnist
 from fmnist.__main__ import VERBS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, spawn
 
 
 def test_help_lists_the_verbs(cli):
@@ -158,3 +158,15 @@ def test_only_the_unified_lightning_package_is_imported():
     for path in (ROOT / "fmnist").rglob("*.py"):
         assert "import pytorch_lightning" not in path.read_text()
         assert "from pytorch_lightning" not in path.read_text()
+
+
+def test_a_console_that_cannot_show_a_letter_loses_nothing(workplace):
+    (workplace / "lightning_logs" / "version_0").mkdir(parents=True)
+    (workplace / "lightning_logs" / "version_0" / "config.yaml").write_text(
+        "model: {a: Schürze 裤子}", encoding="utf-8"
+    )
+    (workplace / "lightning_logs" / "version_1").mkdir()
+    (workplace / "lightning_logs" / "version_1" / "config.yaml").write_text("model: {a: b}", encoding="utf-8")
+    done = spawn("compare", cwd=workplace, PYTHONIOENCODING="ascii:strict")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"Sch\xfcrze \u88e4\u5b50" in done.stdout

@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from textwrap import shorten
 from typing import Any
 
@@ -18,7 +19,7 @@ def list_classes(parser: ArgumentParser, words: Sequence[str]) -> None:
         parser: It has the option.
         words: What was typed.
     """
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         bases = getattr(parser._option_string_actions.get(word), "_help_types", ())
         if word.endswith(".help") and bases and following.startswith("-"):
             known = {name: text for base in bases for name, text in _describe(base)}

@@ -74,6 +74,8 @@ class _Pictures(Source):
         images, labels, digests, places = self._read("train" if train or own is None else "test")
         if own is None:
             part = self._split(labels, digests)[not train]
+            what = f"data.source: test_size {self.test_size} of {len(labels):,} pictures leaves none"
+            check(len(part) > 0, f"{what} to {'train' if train else 'test'} on: give a test part or another test_size")
             images, labels, digests = images[part], labels[part], digests[part]
             places = [places[index] for index in part.tolist()]
         self._known[train] = (digests, places)
@@ -117,17 +119,12 @@ class _Pictures(Source):
     def _split(self, labels: Tensor, digests: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the indices of the training part and of the test part."""
         total = len(labels)
-        size = resolve_size(self.test_size, total)
-        what = f"data.source: test_size {self.test_size} of {total:,} pictures"
-        check(size < total, f"{what} leaves none to train on")
-        if self.test_size == 0:
-            return torch.arange(total), torch.arange(0)
+        size = min(total, resolve_size(self.test_size, total))
+        if self.test_size == 0 or size == total:
+            return torch.arange(total - size), torch.arange(total - size, total)
         if self.split_by == "order":
-            check(size > 0, f"{what} leaves none to test on: give a test part or --data.source.test_size")
-            return stratified_split(labels, size, seed=0)
-        parts = split_by_content(digests, labels, self.test_size if self.test_size < 1 else size / total, seed=0)
-        check(len(parts[0]) > 0 < len(parts[1]), f"{what} leaves none to train or to test on: give a test part")
-        return parts
+            return stratified_split(labels, size, seed=0) if size else (torch.arange(total), torch.arange(0))
+        return split_by_content(digests, labels, self.test_size if self.test_size < 1 else size / total, seed=0)
 
 
 def _name_place(picture: Picture) -> str:

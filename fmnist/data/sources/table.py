@@ -87,6 +87,7 @@ class CSV(_Pictures):
     def _choose(self, rows: Rows, path: Path, folder: Path) -> Rows:
         """Returns file and label of each row, without the header."""
         head = rows[0][1] if rows else []
+        check(len(head) != 1, f"data.source: {path} is not a table in CSV: its first line has one column")
         header = not any(_is_picture(cell, folder) for cell in head)
         keys = [cell.casefold() for cell in head]
         file = _find(keys, self.file_column, FILES) if header else None
