@@ -126,7 +126,7 @@ def test_validate_repeats_what_fit_had_measured(trained, cli):
     code, out, _ = cli("validate", "--ckpt_path", "last")
     assert code == 0
     score = trained.split("epoch 2/2")[1].split("acc ")[2].split(" %")[0]
-    assert f"val/acc            {score} %" in out
+    assert f"{'val/acc':16}{f'{score} %':>10}" in out
 
 
 def test_a_checkpoint_outside_a_run_works_and_results_go_beside_it(trained, cli, workplace):

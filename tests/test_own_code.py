@@ -145,7 +145,7 @@ def test_a_function_is_named_again(own_code, cli, tmp_path):
 
     rows = []
     for number in range(20):
-        Image.new("L", (28, 28), 50 + 10 * (number % 2)).save(own_code / f"{number}.png")
+        Image.new("L", (28, 28), 50 + 100 * (number % 2) + number).save(own_code / f"{number}.png")
         rows.append(f"{number}.png,{'ab'[number % 2]}")
     (own_code / "table.csv").write_text("\n".join(rows))
     source = ("--data.source=CSV", "--data.source.annotations_file=table.csv", "--data.source.img_dir=.")

@@ -70,4 +70,4 @@ def test_published_recipes_are_plain_mlps_that_learn(real_root, tmp_path, monkey
     assert metrics["acc"] > 0.75  # averaged weights lag behind in so short a training
     network = load(metrics["checkpoint"]).model.network
     assert sum(parameter.numel() for parameter in network.parameters()) <= most
-    assert {type(module) for module in [*network][1:]} == {nn.Linear, nn.BatchNorm1d, nn.ReLU}
+    assert {type(module) for module in [*network][1:]} == {nn.Flatten, nn.Linear, nn.BatchNorm1d, nn.ReLU}

@@ -120,7 +120,7 @@ def _write(rows: list[Row], style: str) -> str:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([[*rows[0]], *(row.values() for row in rows)])
         return text.getvalue().rstrip("\n")
-    rows = [_shorten(row) for row in rows]
+    rows = [_shorten(row) for row in rows] if style == "text" else rows
     cells = [[_cell(value) for value in line] for line in (rows[0], *(row.values() for row in rows))]
     if style == "markdown":
         cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]
