@@ -167,6 +167,6 @@ def test_a_console_that_cannot_show_a_letter_loses_nothing(workplace):
     )
     (workplace / "lightning_logs" / "version_1").mkdir()
     (workplace / "lightning_logs" / "version_1" / "config.yaml").write_text("model: {a: b}", encoding="utf-8")
-    done = spawn("compare", cwd=workplace, PYTHONIOENCODING="ascii:strict")
+    done = spawn("compare", "--format", "csv", cwd=workplace, PYTHONIOENCODING="ascii:strict")
     assert (done.returncode, done.stderr) == (0, "")
     assert r"Sch\xfcrze \u88e4\u5b50" in done.stdout
