@@ -1,10 +1,13 @@
 """Folders, tables and Parquet files as people have them."""
 
+import io
 import json
 import os
 import pickle
 import shutil
+import struct
 import unicodedata
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +18,7 @@ from PIL import Image
 from torchvision.transforms import ToTensor
 
 from fmnist import CSV, FashionMNISTDataModule, ImageFolder, Parquet, UserError
+from fmnist.data.read import read_picture
 from fmnist.data.split import split_by_content
 
 
@@ -68,9 +72,13 @@ def test_what_is_not_read_is_named(folder, capsys):
     for name in ("1.HEIC", "2.heic", "notes.txt"):
         (folder / "bags" / name).write_bytes(b"x")
     shutil.move(folder / "bags/1.png", folder / "bags/1.jfif")
+    draw(folder / "beside.png", 0)
     source = ImageFolder(str(folder), test_size=0)
-    source.prepare()
-    assert f"notice: {folder} has files that are not read, by their ending: 2 .heic, 1 .txt" in capsys.readouterr().err
+    for _ in range(2):
+        source.prepare()
+    kinds = "2 .heic, 1 .png in no class, 1 .txt"
+    line = f"notice: {folder} has files that are not read, by their ending: {kinds}\n"
+    assert capsys.readouterr().err == line, "once, however often it is prepared"
     assert len(source.load(True)[1]) == 40
 
 
@@ -88,6 +96,33 @@ def test_broken_pictures_are_all_named_or_left_out(folder, capsys):
     assert not [place for place in places if place.endswith(("/0.png", "/11.png"))]
     again = ImageFolder(str(folder), skip_broken=True)
     assert torch.equal(again.load(True)[0], source.load(True)[0])
+    again.load(False)
+    assert capsys.readouterr().err.count("notice: 12 of 40") == 1, "from the cache too, and once"
+
+
+def test_what_is_left_out_is_said_by_one_process(folder, capsys, monkeypatch):
+    (folder / "bags/0.png").write_bytes(b"broken")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    ImageFolder(str(folder), skip_broken=True).load(True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused(folder):
+    for number in range(20):
+        (folder / f"bags/{number}.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="of these classes not one picture can be read: bags"):
+        ImageFolder(str(folder), skip_broken=True).prepare()
+
+
+def test_pictures_behind_links_are_read_once(folder, tmp_path):
+    top = tmp_path / "a [b] ~c"
+    for label, number in (("bags", 0), ("shoes", 20)):
+        (top / label / "inner").mkdir(parents=True)
+        (top / label / "all").symlink_to(folder / label)
+        (top / label / "one.png").symlink_to(folder / label / f"{number}.png")
+        (top / label / "inner/round").symlink_to(top / label)
+    source = ImageFolder(str(top), test_size=0)
+    assert source.load(True)[1].bincount().tolist() == [21, 21]
 
 
 def test_one_class_is_refused_and_the_folder_below_is_named(folder, tmp_path):
@@ -108,6 +143,7 @@ def test_class_names_of_any_kind(tmp_path):
     source = ImageFolder(str(tmp_path), test_size=0)
     assert source.class_names == ["1e3", name, r"caf\xe9", "yes", "裤子"]
     assert source.load(True)[1].bincount().tolist() == [3, 6, 1, 3, 3]
+    assert r"caf\xe9/0.png" in "\n".join(source.paths(True)).encode().decode(), "a name that can be written"
 
 
 TABLES = {
@@ -144,6 +180,12 @@ def test_columns_that_nobody_can_guess_are_asked_for(folder, tmp_path):
         CSV(str(tmp_path / "t.csv"), str(folder)).prepare()
     source = CSV(str(tmp_path / "t.csv"), str(folder), file_column="photo", label_column="kind")
     assert source.class_names == ["0", "1"]
+    (tmp_path / "t.csv").write_text("file,label\n" + "".join(f"bags/{n}.png,{n % 2}\n" for n in range(20)))
+    with pytest.raises(UserError, match=r"t\.csv has no column kind; its first line is file, label"):
+        CSV(str(tmp_path / "t.csv"), str(folder), label_column="kind").prepare()
+    (tmp_path / "t.csv").write_text("\n")
+    with pytest.raises(UserError, match=r"t\.csv is empty"):
+        CSV(str(tmp_path / "t.csv"), str(folder)).prepare()
 
 
 @pytest.mark.parametrize("columns", [("img", "fine_label"), ("image", "labels"), ("photo", "kind")])
@@ -162,6 +204,56 @@ def test_columns_of_parquet_are_found_or_named(tmp_path, columns, folder):
     assert Parquet(str(tmp_path / "t.parquet"), **named).class_names == ["0", "1"]
 
 
+def test_parts_of_parquet_in_any_case(tmp_path, folder):
+    contents = [(folder / f"bags/{number}.png").read_bytes() for number in range(20)]
+    for name, count in (("Train-0", 20), ("Validation", 6), ("TEST", 4)):
+        rows = {"image": [{"bytes": content} for content in contents[:count]], "label": [n % 2 for n in range(count)]}
+        pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet")
+    source = Parquet(str(tmp_path))
+    assert [len(part[1]) for part in (source.load(True), source.load(False), source.load_val())] == [20, 4, 6]
+    assert source.paths(False)[3] == f"{tmp_path / 'TEST.parquet'} row 4"
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+TEXT = b"k\0\0" + zlib.compress(b"y" * 3_000_000)  # more than Pillow takes
+CHUNKS = {
+    "a large text": chunk(b"zTXt", TEXT),
+    "a text with a wrong sum": chunk(b"tEXt", b"k\0v")[:-4] + b"\0\0\0\0",
+    "a large profile": chunk(b"iCCP", TEXT),
+    "a size that is cut": chunk(b"pHYs", b"1"),
+}
+
+
+@pytest.mark.parametrize("place", [33, -12])
+@pytest.mark.parametrize("odd", CHUNKS)
+def test_odd_metadata_damage_no_png(odd, place):
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(picture, "PNG")
+    plain = picture.getvalue()
+    found = read_picture(io.BytesIO(plain[:place] + CHUNKS[odd] + plain[place:]))
+    assert torch.equal(found.image, read_picture(io.BytesIO(plain)).image)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_odd_exif_damages_nothing_and_still_turns(form):
+    pixels = np.zeros((60, 40, 3), np.uint8)
+    pixels[8:20, 8:32] = 255
+    entries = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0), struct.pack("<HHII", 0x100, 12, 1, 8)  # turned; an odd double
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + b"".join(entries[::-1]) + bytes(4)
+    odd, good = io.BytesIO(), io.BytesIO()
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.fromarray(pixels).save(odd, form, exif=exif)
+    Image.fromarray(pixels).save(good, form, exif=turned)
+    assert torch.equal(read_picture(odd).image, read_picture(good).image)
+    junk = io.BytesIO()
+    Image.fromarray(pixels).save(junk, form, exif=b"Exif\0\0junk")
+    assert read_picture(junk).image.any()
+
+
 def test_a_transform_is_blamed_for_what_it_does(folder, tmp_path):
     (tmp_path / "t.csv").write_text("".join(f"bags/{n}.png,{n % 2}\n" for n in range(20)))
 
@@ -171,6 +263,9 @@ def test_a_transform_is_blamed_for_what_it_does(folder, tmp_path):
     assert torch.equal(images(ToTensor()), images(None))
     with pytest.raises(UserError, match=r"transform .*lambda.* gave a NoneType, which is no picture"):
         images(lambda picture: None)
+    for wrong in (torch.zeros(0, 28, 28), np.array([None]), torch.zeros(28, 28, dtype=torch.complex64)):
+        with pytest.raises(UserError, match=r"transform .*lambda.* gave a (Tensor|ndarray) of shape"):
+            images(lambda picture, wrong=wrong: wrong)
     with pytest.raises(UserError, match=r"transform .*lambda.* failed: ZeroDivisionError"):
         images(lambda picture: 1 / 0)
 

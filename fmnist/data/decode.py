@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from fmnist.files import atomic_path
 
 NAMED = 10  # pictures that cannot be read and are named
 SHARE = 64  # pictures that a thread takes at once
-FORMAT = "2"  # changes when the same file is decoded in another way
+FORMAT = "3"  # changes when the same file is decoded in another way
 
 
 class Picture(NamedTuple):
@@ -44,6 +43,8 @@ class Decoded(NamedTuple):
     """A number for the content of each file, int64 (N,)."""
     kept: Tensor
     """Which of the pictures these are, int64 (N,): all, but for those that cannot be read."""
+    notice: str
+    """What is to be said of those that are left out; empty if none are."""
 
 
 def decode(
@@ -62,7 +63,7 @@ def decode(
         pictures: What to decode.
         conversion: See ``convert``.
         transform: Applied to each PIL image before the conversion.
-        skip_broken: Leave out pictures that cannot be read, and say how many.
+        skip_broken: Leave out pictures that cannot be read; ``notice`` says which.
 
     Raises:
         UserError: Pictures cannot be read; the message says which and why.
@@ -100,10 +101,11 @@ def _state(pictures: Sequence[Picture]) -> str:
 def _read_cache(path: Path, state: str) -> Decoded | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            images, digests, kept = (saved[name] for name in Decoded._fields)
+            images, digests, kept = (saved[name] for name in ("images", "digests", "kept"))
             fits = str(saved["state"]) == state and images.shape == (len(kept), 1, SIDE, SIDE)
             right = images.dtype == np.uint8 and digests.dtype == kept.dtype == np.int64 and digests.shape == kept.shape
-            return Decoded(*map(torch.from_numpy, (images, digests, kept))) if fits and right else None
+            images, digests, kept = (torch.from_numpy(values) for values in (images, digests, kept))
+            return Decoded(images, digests, kept, str(saved["notice"])) if fits and right else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -112,7 +114,7 @@ def _write_cache(path: Path, state: str, decoded: Decoded) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part, part.open("wb") as file:
-            arrays = {name: values.numpy() for name, values in decoded._asdict().items()}
+            arrays: dict[str, Any] = {name: np.asarray(values) for name, values in decoded._asdict().items()}
             np.savez(file, state=np.array(state), **arrays)
     except OSError:
         return  # a cache that cannot be written costs time only
@@ -144,21 +146,20 @@ def _decode(
     with ThreadPoolExecutor() as pool:
         for _ in (pool.map if pay_threads(files) else map)(some, range(0, len(pictures), SHARE)):
             pass  # an error comes out here
-    if broken:
-        _complain([broken[index] for index in sorted(broken)], len(pictures), skip_broken)
+    notice = _describe([broken[index] for index in sorted(broken)], len(pictures), skip_broken) if broken else ""
     kept = torch.tensor([index for index in range(len(pictures)) if index not in broken], dtype=torch.long)
-    return Decoded(images[kept], digests[kept], kept)
+    return Decoded(images[kept], digests[kept], kept, notice)
 
 
-def _complain(broken: list[str], total: int, skip_broken: bool) -> None:
-    """Names what cannot be read, the first ten: as a mistake, or as a notice."""
+def _describe(broken: list[str], total: int, skip_broken: bool) -> str:
+    """Names what cannot be read, the first ten: as a mistake, or for a notice."""
     some = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else "")
     check(
         skip_broken,
         f"{some}: mend or remove {'it' if len(broken) == 1 else 'them'}, or leave out what cannot be "
         f"read with --data.source.skip_broken true",
     )
-    print(f"notice: {len(broken):,} of {total:,} pictures cannot be read and are left out: {some}", file=sys.stderr)
+    return f"{len(broken):,} of {total:,} pictures cannot be read and are left out: {some}"
 
 
 def _digest(picture: Picture) -> int:

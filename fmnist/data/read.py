@@ -1,13 +1,15 @@
 """Picture files: which are read, and how."""
 
+import contextlib
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from fmnist.data.photos import MAX_PIXELS, WORKING_SIDE, Conversion, Converted, PictureError, check_size, convert
@@ -17,6 +19,8 @@ AVIF = bool(features.check("avif"))
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *["AVIF"] * AVIF)  # none that runs another program, as EPS does
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", *[".avif"] * AVIF)
 LARGE = 100_000  # bytes of a file from which on threads pay off, measured on two cores
+PNG = b"\x89PNG\r\n\x1a\n"
+PIXELS = (b"tRNS", b"eXIf")  # optional parts of a PNG that decide how its pixels look
 MAX_BYTES = 200_000_000
 # Folders that systems and programs make beside people's own
 SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"}
@@ -66,11 +70,14 @@ def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
         made = transform(picture)
     except Exception as error:
         raise UserError(f"the transform {name} failed: {type(error).__name__}: {error}") from error
-    if isinstance(made, Tensor | np.ndarray):
-        values = torch.as_tensor(made)
+    array = made.resolve_conj().numpy(force=True) if isinstance(made, Tensor) else made
+    if isinstance(array, np.ndarray) and array.dtype.kind in "buif":
+        values = torch.as_tensor(array)
         values = values.movedim(0, -1) if values.ndim == 3 and len(values) in (1, 3) else values
         values = (
-            (values * 255).round() if values.is_floating_point() and 0 <= values.min() <= values.max() <= 1 else values
+            (values * 255).round()
+            if values.is_floating_point() and values.numel() and 0 <= values.min() <= values.max() <= 1
+            else values
         )
         fits = not values.is_floating_point() or bool((values == values.round()).all())
         shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in (1, 3))
@@ -86,25 +93,64 @@ def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Conver
         with Image.open(file, formats=FORMATS) as picture:
             picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
             check_size(picture)
+            _trim_exif(picture)
             return change(picture)
     except (PictureError, UserError):
         raise
-    except UnidentifiedImageError as error:
-        raise PictureError("is not a picture that can be read") from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise PictureError(f"has more than {MAX_PIXELS // 1_000_000} million pixels") from error
     except Exception as error:  # decoders fail on damaged files in every way there is
+        bare = _without_texts(file)
+        if bare is not None:
+            return _read(bare, change)
+        if isinstance(error, UnidentifiedImageError):
+            raise PictureError("is not a picture that can be read") from error
         raise PictureError(f"is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from error
+
+
+def _trim_exif(picture: Image.Image) -> None:
+    """Leaves how a picture is to be turned, and nothing else of its EXIF: Pillow may fail to write the rest."""
+    if "exif" not in picture.info:
+        return
+    turn = None
+    with contextlib.suppress(Exception):  # as damaged as it can be
+        turn = picture.getexif().get(ExifTags.Base.Orientation)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn if turn in range(1, 9) else 1
+    picture.info["exif"] = exif.tobytes()
+
+
+def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
+    """Returns a PNG without texts, profiles and the like, over which Pillow fails; None if there are none."""
+    file.seek(0)
+    content = file.read()
+    kept, start = [PNG], len(PNG)
+    while content.startswith(PNG) and start + 8 <= len(content):
+        size, kind = int.from_bytes(content[start : start + 4]), content[start + 4 : start + 8]
+        if kind[:1].isupper() or kind in PIXELS:
+            kept.append(content[start : start + size + 12])
+        start += size + 12
+    bare = b"".join(kept)
+    return io.BytesIO(bare) if content.startswith(PNG) and len(bare) < len(content) else None
 
 
 def find_in_folder(folder: Path) -> list[str]:
     """Lists the files in a folder, and in all folders in it, that have the ending of a picture; sorted."""
+    return sorted(file for file in walk(folder) if file.lower().endswith(SUFFIXES))
+
+
+def walk(folder: Path) -> Iterator[str]:
+    """Yields the files in a folder, and in all folders in it, links followed; none of the system's, none twice."""
     # plain strings, as there may be a million
-    found = []
-    for top, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [os.path.join(top, name) for name in names if name.lower().endswith(SUFFIXES) and not is_hidden(name)]  # noqa: PTH118
-    return sorted(found)
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(top)
+        if here in seen:  # a link that leads to where we have been
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (os.path.join(top, name) for name in names if not is_hidden(name))  # noqa: PTH118
 
 
 def is_hidden(name: str) -> bool:

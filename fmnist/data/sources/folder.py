@@ -1,13 +1,12 @@
 """A folder of pictures for each class."""
 
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 from fmnist.data.decode import Picture
 from fmnist.data.photos import Conversion
-from fmnist.data.read import SUFFIXES, find_in_folder, is_hidden
+from fmnist.data.read import SUFFIXES, find_in_folder, is_hidden, walk
 from fmnist.data.sources.pictures import Listing, Part, Rule, _Pictures, check_case, clean_name
 from fmnist.errors import check
 from fmnist.files import expand
@@ -18,7 +17,7 @@ PARTS: dict[Part, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-MADE_BY_WINDOWS = {"Thumbs.db", "desktop.ini"}
+MADE_BY_WINDOWS = {"thumbs.db", "desktop.ini"}
 
 
 class ImageFolder(_Pictures):
@@ -48,16 +47,16 @@ class ImageFolder(_Pictures):
     def prepare(self) -> None:
         """Decodes the training part into the cache, and names what is not read."""
         super().prepare()
-        others: Counter[str] = Counter()
-        for top, folders, names in os.walk(expand(self.folder)):
-            folders[:] = [name for name in folders if not is_hidden(name)]
-            unread = [name for name in names if not (is_hidden(name) or name.lower().endswith(SUFFIXES))]
-            others.update(
-                Path(top, name).suffix.lower() or "no ending" for name in unread if name not in MADE_BY_WINDOWS
-            )
+        listings = [self._listing(part) for part in PARTS]
+        read = {picture.file for listing in listings if listing for picture in listing[0]}
+        files = (file for file in walk(expand(self.folder)) if file not in read)
+        names = (os.path.basename(file) for file in files)  # noqa: PTH119 - there may be a million
+        others = Counter(Path(name).suffix.lower() for name in names if name.casefold() not in MADE_BY_WINDOWS)
         if others:
-            some = ", ".join(f"{count:,} {ending}" for ending, count in others.most_common(5))
-            print(f"notice: {self.folder} has files that are not read, by their ending: {some}", file=sys.stderr)
+            kinds = [(kind or "no ending") + " in no class" * (kind in SUFFIXES) for kind in others]
+            pairs = sorted(zip(others.values(), kinds, strict=True), key=lambda pair: (-pair[0], pair[1]))
+            some = ", ".join(f"{count:,} {kind}" for count, kind in pairs[:5])
+            self._say(f"{self.folder} has files that are not read, by their ending: {some}")
 
     def _list(self, part: Part) -> Listing | None:
         top = expand(self.folder)

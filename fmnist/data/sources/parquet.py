@@ -11,7 +11,7 @@ from fmnist.data.sources.pictures import Listing, Part, Rule, _Pictures, clean_n
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 
-PARTS = {"train": ("train*",), "val": ("val*", "dev*"), "test": ("test*",)}  # names of the files of each part
+PARTS = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}  # how names of files begin, in any case
 IMAGES = ("image", "img", "picture")  # usual names of the two columns
 LABELS = ("label", "labels", "fine_label", "class", "target")
 
@@ -52,8 +52,8 @@ class Parquet(_Pictures):
     def _list(self, part: Part) -> Listing | None:
         path = expand(self.path)
         if path.is_dir():
-            folder = path / "data" if (path / "data").is_dir() and not [*path.glob("*.parquet")] else path
-            files = sorted(file for name in PARTS[part] for file in folder.glob(f"{name}.parquet"))
+            found = _parquet_files(path) or (_parquet_files(path / "data") if (path / "data").is_dir() else [])
+            files = [file for file in found if file.name.casefold().startswith(PARTS[part])]
             check(bool(files) or part != "train", f"data.source: {path} holds no files train*.parquet")
         elif part != "train":
             return None
@@ -74,6 +74,10 @@ class Parquet(_Pictures):
         """What the metadata name, or the labels of the training part, sorted."""
         found = super().class_names
         return self.label_names or found
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.casefold() == ".parquet")
 
 
 def _read_parquet(file: Path, asked: tuple[str | None, str | None]) -> tuple[list[Picture], list[str], list[str]]:

@@ -1,5 +1,7 @@
 """What all sources of picture files have in common."""
 
+import os
+import sys
 import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -36,6 +38,7 @@ class _Pictures(Source):
         self.transform: Callable[[Any], Any] | None = None
         self._listing = cache(self._list)
         self._known: dict[bool, tuple[Tensor, list[str]]] = {}
+        self._said: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out what is found again: a function that remembers cannot be sent to another process."""
@@ -111,10 +114,20 @@ class _Pictures(Source):
             not unknown, f"data.source: the {part} part has classes that the training part lacks: {', '.join(unknown)}"
         )
         decoded = decode(pictures, self.conversion, self.transform, self.skip_broken)
+        self._say(decoded.notice)
         kept = decoded.kept.tolist()
         check(bool(kept), f"data.source: not one picture of the {part} part can be read")
+        lost = sorted({*numbers} & {*names} - {names[index] for index in kept}) if part == "train" else []
+        check(not lost, f"data.source: of these classes not one picture can be read: {', '.join(lost)}")
         labels = torch.tensor([numbers[names[index]] for index in kept])
         return decoded.images, labels, decoded.digests, [_name_place(pictures[index]) for index in kept]
+
+    def _say(self, notice: str) -> None:
+        """Prints a notice once, whatever is prepared and loaded again, and from one process of each machine."""
+        rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+        if notice and notice not in self._said and rank == "0":
+            self._said.add(notice)
+            print(f"notice: {notice}", file=sys.stderr)
 
     def _split(self, labels: Tensor, digests: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the indices of the training part and of the test part."""
@@ -128,8 +141,9 @@ class _Pictures(Source):
 
 
 def _name_place(picture: Picture) -> str:
-    """Returns the file of a picture, or the place inside one."""
-    return picture.file if picture.content is None else picture.place.rstrip(":")
+    """Returns the file of a picture, or the place inside one, bytes that are no text written as such."""
+    place = picture.file if picture.content is None else picture.place.rstrip(":")
+    return os.fsencode(place).decode(errors="backslashreplace")
 
 
 def sort_names(names: set[str]) -> list[str]:

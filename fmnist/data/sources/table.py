@@ -87,9 +87,13 @@ class CSV(_Pictures):
     def _choose(self, rows: Rows, path: Path, folder: Path) -> Rows:
         """Returns file and label of each row, without the header."""
         head = rows[0][1] if rows else []
+        check(bool(head), f"data.source: {path} is empty")
         check(len(head) != 1, f"data.source: {path} is not a table in CSV: its first line has one column")
         header = not any(_is_picture(cell, folder) for cell in head)
         keys = [cell.casefold() for cell in head]
+        for name in filter(None, (self.file_column, self.label_column)):
+            there = header and name.casefold() in keys
+            check(there, f"data.source: {path} has no column {name}; its first line is {', '.join(head[:20])}")
         file = _find(keys, self.file_column, FILES) if header else None
         label = _find(keys, self.label_column, LABELS) if header else None
         if file is None and label is None and len(head) == 2 and not (self.file_column or self.label_column):
