@@ -168,11 +168,11 @@ def test_data_is_not_touched(here, real_root):
 
 def test_without_an_output_the_three_best_classes_are_printed(here, cli, tmp_path):
     Image.new("RGB", (50, 50), "white").save(tmp_path / "blank.png")
-    code, out, err = cli("predict", "--images", "png/0000*.png")
+    code, out, err = cli("predict", "--images", "png/000*.png")
     assert (code, err) == (0, "")
     lines = out.splitlines()[1:]
     assert len(lines) == 10
-    assert all(line.startswith(f"png/0000{number}.png  ") for number, line in enumerate(lines))
+    assert all(line.startswith(f"png/000{number}.png  ") for number, line in enumerate(lines))
     assert all(line.count(" %") == 3 for line in lines)
     assert "no class  nothing but background" in cli("predict", "--images", tmp_path / "blank.png")[1]
     assert cli("predict", "--images", tmp_path / "blank.png", "--output", "blank.csv")[0] == 0
