@@ -33,6 +33,7 @@ def make(folder, epochs, planned=2, test=None, **settings):
 @pytest.fixture
 def logs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")  # processes of the test runner have the width of its terminal
     logs = tmp_path / "lightning_logs"
     make(logs / "version_0", [0.8, 0.9, 0.85], planned=3, test=0.88)
     make(logs / "version_1", [0.95], planned=3, dropout=0.5)
