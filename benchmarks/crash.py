@@ -257,7 +257,7 @@ def repeated(place: Place) -> str:
         command = [sys.executable, "-m", "fmnist", "test"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         metrics = json.loads((folder / RUN / "test/metrics.json").read_text())
-        kept = {key: value for key, value in metrics.items() if key not in ("seconds", "digests")}
+        kept = {key: value for key, value in metrics.items() if key not in ("date", "seconds", "digests")}
         table = (folder / RUN / "metrics.csv").read_text()
         return weights(folder / RUN / "checkpoints/last.ckpt"), table, json.dumps(kept)
 

@@ -149,6 +149,7 @@ def test_a_function_is_named_again(own_code, cli, tmp_path):
         rows.append(f"{number}.png,{'ab'[number % 2]}")
     (own_code / "table.csv").write_text("\n".join(rows))
     source = ("--data.source=CSV", "--data.source.annotations_file=table.csv", "--data.source.img_dir=.")
+    source += ("--data.source.split_by=order",)
     words = (*source, "--data.source.transform=mine.darker", "--data.val_size=4", "--model.hidden_dims=[8]")
     run(cli, "fit", *words, "--trainer.max_epochs=1")
     code, _, err = cli("test")
