@@ -35,7 +35,7 @@ from fmnist.inference import predictor
 from fmnist.inference import predictions
 start, words = time.perf_counter(), sys.argv[1:]
 model = predictor.load(words[0])
-paths = pictures.find_pictures(words[1])
+paths = pictures.find_pictures([words[1]])
 predictions.write_rows(pictures.classify_files(model, paths), predictions.Path(words[2]))
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

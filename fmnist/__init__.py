@@ -16,6 +16,7 @@ _PUBLIC = {
     "Parquet": "data.sources.parquet",
     "TorchVision": "data.sources.mnist",
     "History": "training.history",
+    "report": "training.notebook",
     "load": "inference.predictor",
     "UserError": "errors",
 }

@@ -455,3 +455,21 @@ def test_a_whole_run_prints_no_warning(workplace, real_root):
         done = spawn(*command, cwd=workplace, PYTHONWARNINGS="default")
         assert (done.returncode, done.stderr) == (0, "")
         assert "Tip" not in done.stdout
+
+
+def test_a_run_is_called_by_its_name(workplace, cli):
+    words = ("--model.hidden_dims=8", "--data.val_size=100", "--trainer.max_epochs=1")
+    assert cli("fit", *words, "--name", "first try")[0] == 0
+    assert (RUN / "name").read_text() == "first try"
+    assert "first try" not in (RUN / "config.yaml").read_text()
+    code, _, err = cli("fit", *words, "--name", "first try")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--name first try: this is the name of lightning_logs/version_0; give another" in err
+    assert cli("fit", *words)[0] == 0
+    assert "test: lightning_logs/version_0/" in cli("test", "--ckpt_path", "first try")[1]
+    assert "first try" in cli("compare")[1]
+    code, _, err = cli("fit", "--ckpt_path", "first try", "--name", "other")
+    assert (code, "leave it out where one is continued" in err) == (2, True)
+    assert cli("fit", "--ckpt_path", "first try", "--trainer.max_epochs=2")[0] == 0
+    assert [row.split(",")[0] for row in (RUN / "metrics.csv").read_text().splitlines()] == ["epoch", "1", "2"]
+    assert not Path("lightning_logs/version_2").exists()

@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
-from fmnist import FashionMNISTDataModule, History, ImageClassifier
+from fmnist import FashionMNISTDataModule, History, ImageClassifier, UserError, report
 from fmnist.runs.tables import read_seconds
 
 
@@ -42,6 +42,19 @@ def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
     assert "val: loss " in lines[0]
+
+
+def test_a_test_in_a_notebook_has_its_report(fit, workplace):
+    trainer = fit(History("out"), max_epochs=2)
+    with pytest.raises(UserError, match="nothing has been tested"):
+        report(trainer)
+    trainer.test(trainer.lightning_module, trainer.datamodule, verbose=False)
+    metrics = report(trainer, "notebook.html")
+    assert metrics["acc"] == pytest.approx(trainer.callback_metrics["test/acc"].item())
+    page = (workplace / "notebook.html").read_text(encoding="utf-8")
+    assert "Network in memory, trained for 2 epochs" in page.replace("</code>", "")
+    assert "Learning curves" in page
+    assert "How to repeat this" not in page
 
 
 def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):

@@ -150,6 +150,8 @@ def test_everything_works_on_own_classes(own, tmp_path, workplace, cli):
     assert metrics["num_samples"] == pytest.approx(0.2 * 600, abs=30)
     assert cli("predict", "--images", "photos/boot", "--output", "out.csv")[0] == 0
     assert cli("predict", "--output", "test.csv")[0] == 0
+    with Path("test.csv").open() as file:
+        assert all(Path(row["path"]).parent.name == row["actual"] for row in csv.DictReader(file))
     assert cli("export", "--output", "model.onnx")[0] == 0
 
 

@@ -79,17 +79,17 @@ def test_folders_files_and_patterns(here, tmp_path):
     for name in ("b/c/2.PNG", "b/1.jpg", "b/notes.txt", "a.png"):
         (tmp_path / name).touch()
     names = [str(tmp_path / name) for name in ("a.png", "b/1.jpg", "b/c/2.PNG")]
-    assert find_pictures(str(tmp_path)) == names
-    assert find_pictures(str(tmp_path / "a.png")) == names[:1]
-    assert find_pictures(str(tmp_path / "b" / "*")) == [names[1], str(tmp_path / "b/notes.txt")]
-    assert find_pictures(str(tmp_path / "**" / "*.*")) == sorted([*names, str(tmp_path / "b/notes.txt")])
+    assert find_pictures([str(tmp_path)]) == names
+    assert find_pictures([str(tmp_path / "a.png")]) == names[:1]
+    assert find_pictures([str(tmp_path / "b" / "*")]) == [names[1], str(tmp_path / "b/notes.txt")]
+    assert find_pictures([str(tmp_path / "**" / "*.*")]) == sorted([*names, str(tmp_path / "b/notes.txt")])
 
 
 def test_patterns_do_not_go_in_circles(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.png").touch()
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
-    assert find_pictures(str(tmp_path / "**" / "*.png")) == [str(tmp_path / "sub" / "a.png")]
+    assert find_pictures([str(tmp_path / "**" / "*.png")]) == [str(tmp_path / "sub" / "a.png")]
 
 
 def test_unreadable_files_cost_a_row_and_nothing_else(here, cli, tmp_path):
@@ -136,6 +136,27 @@ def test_what_the_network_saw_can_be_kept(here, cli, tmp_path):
     assert again == [json.loads(line)["predicted"] for line in io.StringIO(out) if line.startswith("{")]
     with Image.open(seen[0]) as picture:
         assert (picture.mode, picture.size) == ("L", (28, 28))
+
+
+def test_a_name_that_is_too_long_costs_a_note(here, cli, tmp_path):
+    long = tmp_path / "in" / f"{'n' * 248}.png"  # .png.png is too long for a file system
+    long.parent.mkdir()
+    for path in (long, long.with_name("a.png")):
+        path.write_bytes((here / "png/0000.png").read_bytes())
+    words = ("--output", "out.csv", "--save_converted", tmp_path / "seen")
+    assert cli("predict", "--images", tmp_path / "in", *words)[0] == 0
+    assert [bool(row["predicted"]) for row in read("out.csv")] == [True, True]
+    assert "its name is too long" in read("out.csv")[1]["note"]
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["a.png.png"]
+
+
+def test_a_pattern_may_be_expanded_by_the_shell(here, cli):
+    names = ["png/0000.png", "png/0001.png", "photos/0000.jpg", "png/000[01].png"]
+    assert cli("predict", "--images", *names, "--output", "out.csv")[0] == 0
+    assert [row["path"] for row in read("out.csv")] == ["photos/0000.jpg", "png/0000.png", "png/0001.png"]
+    words = ("--images", *names, "--output", "out.jsonl", "--trainer.precision", "64-true")
+    assert cli("predict", *words)[0] == 0, "also where Lightning is needed"
+    assert Path("out.jsonl").read_text().count("\n") == 3
 
 
 @pytest.mark.parametrize(

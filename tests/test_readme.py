@@ -60,7 +60,8 @@ def test_prediction_of_the_readme_works(clone, cli, capsys):
 
 
 def test_scripts_of_the_readme_exist():
-    scripts = set(re.findall(r"python (benchmarks/\w+\.py)", README))
+    text = README + "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    scripts = set(re.findall(r"python (benchmarks/\w+\.py)", text))
     assert scripts == {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
 
 

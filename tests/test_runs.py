@@ -111,3 +111,16 @@ def test_where_folders_cannot_be_locked_a_run_is_trained_without(tmp_path, monke
     assert None not in handles
     for handle in handles:
         os.close(handle)
+
+
+def test_a_run_can_have_a_name(tmp_path):
+    folder = make(tmp_path, 0, "best", "last")
+    (folder.parent / "name").write_text("baseline")
+    assert runs.find_checkpoint("baseline", tmp_path) == folder / "best.ckpt"
+    assert runs.find_checkpoint("baseline", tmp_path, to_continue=True) == folder / "last.ckpt"
+    named = runs.claim(tmp_path, "settings", "größer")
+    assert (runs.read_name(named), runs.read_name(folder)) == ("größer", None)
+    for name in ("baseline", "best", "last", "version_7", "a/b", "a\\b", "", " a", "a\n", "x" * 61):
+        with pytest.raises(UserError, match=r"^--name "):
+            runs.claim(tmp_path, "settings", name) if name else runs.check_name(name, tmp_path)
+    assert len([*(tmp_path / "lightning_logs").iterdir()]) == 2, "nothing half is left"

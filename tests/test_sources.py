@@ -312,7 +312,10 @@ def test_images_that_were_trained_on_are_counted(folder, tmp_path, monkeypatch, 
     assert "images were trained on: the figures are too good" in out
     _, out, _ = cli("validate", "--data.split_seed=1")
     assert "notice: the split of the data is" in out
-    assert "images were trained on" in out
+    assert "validation images were trained on" in out
+    _, out, _ = cli("fit", "--ckpt_path", "last", "--data.split_seed=1", "--trainer.max_epochs=2")
+    assert "notice: the split of the data is" in out
+    assert "validation images were trained on" in out
 
 
 def test_a_source_can_be_sent_to_another_process(folder):

@@ -22,7 +22,7 @@ from fmnist.cli.start import find_start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.runs.folder import find_requeued
+from fmnist.runs.folder import check_name, find_requeued
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunFolder, dump_settings
 from fmnist.training.trainer import check_strategy, complete
@@ -37,7 +37,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "fit": Verb(fit.fit, fit.EXAMPLE),
+    "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
     "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE),
     "predict": Verb(predict.predict, predict.EXAMPLE, predict.add_arguments),
@@ -123,6 +123,11 @@ class Command(LightningCLI):
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
         if self.verb == "fit" and not start.path.name:
             self._take_requeued()
+        name = self.config[self.verb].get("name")
+        if name is not None:
+            check(not start.path.name, f"--name {name} is for a new run: leave it out where one is continued")
+            if not self.start.path.name:
+                check_name(name, self.start.root)
 
     def _take_requeued(self) -> None:
         """Continues the run that this SLURM job had begun before it was put into the queue again."""
@@ -158,6 +163,7 @@ class Command(LightningCLI):
             "checkpoint": self.start.path,
             "step": self.start.checkpoint.get("global_step", 0),
             "tensorboard": config.logger in (True, None),
+            "name": self.config_init[self.verb].get("name"),
         }
         trainer = super().instantiate_trainer(**kwargs, **arguments)
         check_strategy(trainer, config)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
-from fmnist.runs.folder import LOGS, lock
+from fmnist.runs.folder import LOGS, lock, read_name
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
 
@@ -44,8 +44,8 @@ def compare(folder: Path) -> list[Row]:
         folder: Where to look for folders ``version_N``.
 
     Returns:
-        A row per run: its name, its metrics (``None`` for what it has not measured), and those settings
-        that differ between the runs. ``status`` tells finished runs from others.
+        A row per run: its folder, its name if one of them has any, its metrics (``None`` for what it has not
+        measured), and those settings that differ between the runs. ``status`` tells finished runs from others.
     """
     runs = sorted(path for path in folder.rglob("version_*") if path.is_dir())
     read = [_read(path) for path in runs]
@@ -54,9 +54,11 @@ def compare(folder: Path) -> list[Row]:
     readable = [flat for flat in settings if flat]
     differing = [key for key in keys if _differs([flat.get(key) for flat in readable], key)]
     rows = [
-        {"run": str(path.relative_to(folder)), **row, **{key: flat.get(key) for key in differing}}
-        for path, (row, flat) in zip(runs, read, strict=True)
+        {"run": str(path.relative_to(folder)), "name": name, **row, **{key: flat.get(key) for key in differing}}
+        for path, name, (row, flat) in zip(runs, map(read_name, runs), read, strict=True)
     ]
+    if not any(row["name"] for row in rows):
+        rows = [{key: value for key, value in row.items() if key != "name"} for row in rows]
     return sorted(rows, key=lambda row: (-(row["val/acc"] or 0), row["run"]))
 
 

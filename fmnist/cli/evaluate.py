@@ -13,7 +13,7 @@ from fmnist.errors import check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, origin
 from fmnist.runs.folder import results_folder
-from fmnist.runs.tables import Metrics, percent, write_metrics
+from fmnist.runs.tables import Metrics, percent, read_history, write_metrics
 from fmnist.training.classifier import ImageClassifier
 
 VALIDATE_EXAMPLE = "fmnist validate --ckpt_path last"
@@ -70,5 +70,6 @@ def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: Fashion
     write_metrics(metrics, figures)
     images, labels = data.test_set.images, data.test_set.labels
     settings, paths = start.checkpoint["hyper_parameters"], data.source.paths(train=False)
-    write_report(metrics, model.network, model.tested.logits, images, labels, report, settings, paths)
+    rows = read_history(folder.parent)
+    write_report(metrics, model.network, model.tested.logits, images, labels, report, settings, paths, rows)
     return [f"written: {figures}", f"written: {report}"]

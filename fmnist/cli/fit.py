@@ -1,5 +1,6 @@
 """The verb ``fit``."""
 
+import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from fmnist.training.run import RunCheckpoint
 EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what ``fit`` has beside the options of the Trainer."""
+    parser.add_argument("--name", type=str, help="What to call the run besides version_N; --ckpt_path takes it, too.")
+
+
 def fit(
     start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
 ) -> None:
@@ -41,7 +47,7 @@ def fit(
         say(f"fit on {name_device(trainer)}")
         if run := run_folder(start.path):
             say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
-    trainer.callbacks.append(_Opening())  # type: ignore[attr-defined]
+    trainer.callbacks.append(_Opening(start.checkpoint.get("FashionMNISTDataModule") or {}))  # type: ignore[attr-defined]
     _train(trainer, model, data, str(start.path) if start.checkpoint else None)
     check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
     best = _find_best(trainer)
@@ -56,7 +62,14 @@ def fit(
 
 
 class _Opening(Callback):
-    """Says what is trained on what, and where, once all of that is known."""
+    """Says what is trained on what, and where, once all of that is known.
+
+    Args:
+        saved: What the checkpoint to continue says of its data; empty for a new training.
+    """
+
+    def __init__(self, saved: dict[str, Any]) -> None:
+        self.saved = saved
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints three lines."""
@@ -70,6 +83,8 @@ class _Opening(Callback):
         say(f"data: {parts} of {type(data.source).__name__}, split {data.split_digest}")
         if best and best.dirpath:
             say(f"run:  {Path(str(best.dirpath)).parent}")
+        for line in data.compare_split(self.saved, "fit"):
+            say(line)
 
 
 def _sketch(network: Any) -> str:

@@ -32,8 +32,8 @@ EXAMPLE = "fmnist predict --images photos --output predictions.csv"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what ``predict`` has beside the options of the Trainer."""
-    images = "A picture, a folder or a pattern to classify instead of the test images."
-    parser.add_argument("--images", type=str, help=images)
+    images = "Pictures, folders or patterns to classify instead of the test images."
+    parser.add_argument("--images", nargs="+", type=str, metavar="PATH", help=images)
     parser.add_argument("--output", type=str, help="File to write, .csv or .jsonl, or - for standard output.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     parser.add_argument("--index", type=int, help="Print the prediction for this test image instead.")
@@ -91,7 +91,8 @@ def predict(
         if trainer.is_global_zero:
             assert data.test_set is not None
             labels = data.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
-            write_rows(label_rows(probabilities, labels, data.class_names), output)
+            files = data.source.paths(train=False)
+            write_rows(label_rows(probabilities, labels, data.class_names, files), output)
             _say_written(output, len(labels))
 
 
@@ -122,10 +123,11 @@ def _check_pictures(settings: Any) -> list[str]:
     paths = find_pictures(settings.images)
     check(str(output) not in paths, f"--output {output}: this is one of the pictures")
     if settings.save_converted:
-        seen, images = Path(settings.save_converted), Path(settings.images)
+        seen = Path(settings.save_converted)
         unused = not seen.exists() or (seen.is_dir() and not any(seen.iterdir()))
         check(unused, f"--save_converted {seen}: this exists; give a new or an empty folder")
-        inside = images.is_dir() and seen.resolve().is_relative_to(images.resolve())
+        folders = [expand(spec).resolve() for spec in settings.images if expand(spec).is_dir()]
+        inside = any(seen.resolve().is_relative_to(folder) for folder in folders)
         check(not inside, f"--save_converted {seen}: this is inside the folder of the pictures")
     return paths
 

@@ -1,6 +1,5 @@
 """Labelled images as Lightning wants them: prepared, split, in batches, augmented."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from fmnist.data.augment import random_flip, random_shift
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
-from fmnist.data.split import resolve_size, split_by_content, stratified_split
+from fmnist.data.split import digest_split, resolve_size, split_by_content, stratified_split
 from fmnist.errors import check
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
@@ -158,11 +157,11 @@ class FashionMNISTDataModule(LightningDataModule):
         return _Images(images[train], labels[train]), _Images(images[val], labels[val])
 
     def compare_split(self, saved: dict[str, Any], stage: str) -> list[str]:
-        """Says in a line each what is wrong with testing or validating a network on this data.
+        """Says in a line each what is wrong with testing, validating or training a network further on this data.
 
         Args:
             saved: What ``state_dict`` returned in its training.
-            stage: ``test`` or ``validate``, which must have been set up.
+            stage: ``test``, ``validate`` or ``fit``, which must have been set up.
         """
         lines = []
         before, now = saved.get("split"), self.split_digest
@@ -172,7 +171,10 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage == "test":
             asked = self.source.digests(train=False)
         if isinstance(seen, Tensor) and asked is not None and (count := int(torch.isin(asked, seen).sum())):
-            lines.append(f"notice: {count:,} of {len(asked):,} images were trained on: the figures are too good")
+            lines.append(
+                f"notice: {count:,} of {len(asked):,} {'test' if stage == 'test' else 'validation'} images "
+                "were trained on: the figures are too good"
+            )
         return lines
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -249,11 +251,6 @@ class _Batches(Dataset[Batch]):
     def __getitems__(self, indices: list[int]) -> Batch:
         rows = torch.tensor(indices)
         return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)
-
-
-def digest_split(train_labels: Tensor, val_images: Tensor) -> str:
-    """Returns 16 hexadecimal digits that change when another image is chosen for validation."""
-    return hashlib.sha256(train_labels.numpy().tobytes() + val_images.numpy().tobytes()).hexdigest()[:16]
 
 
 def _identity(batch: Any) -> Any:

@@ -64,3 +64,8 @@ def _place(digest: int, seed: int) -> float:
 def resolve_size(size: float, total: int) -> int:
     """Turns a number of samples, or a share of them below 1, into a number."""
     return round(size * total) if 0 < size < 1 else int(size)
+
+
+def digest_split(train_labels: Tensor, val_images: Tensor) -> str:
+    """Returns 16 hexadecimal digits that change when another image is chosen for validation."""
+    return hashlib.sha256(train_labels.numpy().tobytes() + val_images.numpy().tobytes()).hexdigest()[:16]

@@ -19,7 +19,7 @@ from fmnist.files import atomic_path
 from fmnist.plots import draw_curves, draw_reliability
 from fmnist.runs.folder import run_folder
 from fmnist.runs.settings import read_settings
-from fmnist.runs.tables import Metrics, percent, read_history
+from fmnist.runs.tables import Metrics, percent
 
 MISTAKES = 24  # in the gallery
 PAIRS = 10  # of classes that are confused most often
@@ -37,6 +37,7 @@ def write_report(
     path: Path,
     hyper_parameters: Mapping[str, Any] | None = None,
     paths: list[str] | None = None,
+    rows: list[dict[str, float]] | None = None,
 ) -> None:
     """Writes one page that needs nothing else: no network, no other file.
 
@@ -49,9 +50,9 @@ def write_report(
         path: The HTML file to write.
         hyper_parameters: Of the checkpoint; they are shown with the settings of its run.
         paths: The file of each image, where they have files of their own.
+        rows: The epochs of the training, as ``read_history`` returns them.
     """
-    run = run_folder(Path(metrics["checkpoint"]))
-    rows = read_history(run) if run else []
+    run = run_folder(Path(metrics["checkpoint"] or ""))  # none for a network that was never saved
     page = _template().render(
         metrics=metrics,
         date=datetime.fromisoformat(metrics["date"]).strftime("%Y-%m-%d %H:%M (UTC%z)"),
@@ -63,11 +64,18 @@ def write_report(
         layers=_layers(network),
         curves=_picture(draw_curves, rows) if rows else None,
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
-        fit_command=shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"]) if run else None,
-        test_command=shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", metrics["checkpoint"]]),
+        commands=[*_commands(metrics["checkpoint"], run)],
     )
     with atomic_path(path) as part:
         part.write_text(page, encoding="utf-8")
+
+
+def _commands(checkpoint: str | None, run: Path | None) -> Iterator[str]:
+    """Yields what repeats the training and the test."""
+    if run:
+        yield shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"])
+    if checkpoint:
+        yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", checkpoint])
 
 
 def _template() -> jinja2.Template:

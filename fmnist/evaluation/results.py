@@ -42,17 +42,22 @@ def measure(
     }
 
 
-def origin(checkpoint_path: Path, checkpoint: dict[str, Any]) -> Metrics:
-    """Says where figures come from: the day, the checkpoint, its configuration and split, the software."""
-    run = run_folder(checkpoint_path)
+def origin(checkpoint_path: Path | None, checkpoint: dict[str, Any]) -> Metrics:
+    """Says where figures come from: the day, the checkpoint, its configuration and split, the software.
+
+    Args:
+        checkpoint_path: The checkpoint's file; None for a network that has not been saved.
+        checkpoint: Its content, of which ``epoch`` and the record of the data are used.
+    """
+    run = run_folder(checkpoint_path) if checkpoint_path else None
     config = digest_file(run / "config.yaml")[:16] if run else None
     packages = ("torch", "lightning", "torchmetrics")
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "checkpoint": str(checkpoint_path),
+        "checkpoint": str(checkpoint_path) if checkpoint_path else None,
         "epoch": checkpoint["epoch"] + 1,
         "digests": {
-            "checkpoint": digest_file(checkpoint_path),
+            "checkpoint": digest_file(checkpoint_path) if checkpoint_path else None,
             "config": config,
             "split": checkpoint.get("FashionMNISTDataModule", {}).get("split"),
         },

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,20 @@ def describe(probabilities: Tensor, class_names: list[str]) -> Iterator[Row]:
         }
 
 
-def label_rows(probabilities: Tensor, labels: Tensor, class_names: list[str]) -> Iterator[Row]:
-    """Yields a row per image of a labelled set: its index, the prediction, and what it is.
+def label_rows(
+    probabilities: Tensor, labels: Tensor, class_names: list[str], paths: Sequence[str] | None = None
+) -> Iterator[Row]:
+    """Yields a row per image of a labelled set: its index, its file, the prediction, and what it is.
 
     Args:
         probabilities: float (N, num_classes).
         labels: int64 (N,).
         class_names: Name of each class.
+        paths: The file of each image, where they have files of their own.
     """
     for index, (row, label) in enumerate(zip(describe(probabilities, class_names), labels.tolist(), strict=True)):
-        yield {"index": index, **row, "actual": class_names[label]}
+        file = {"path": os.fsencode(paths[index]).decode(errors="backslashreplace")} if paths else {}
+        yield {"index": index, **file, **row, "actual": class_names[label]}
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

@@ -1,9 +1,10 @@
 """Classifies picture files, any number of them, as a stream."""
 
+import errno
 import glob
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,16 +22,20 @@ from fmnist.inference.predictor import Predictor
 CHUNK = 512  # files that are in memory at the same time
 
 
-def find_pictures(spec: str) -> list[str]:
-    """Lists the files that ``--images`` means, sorted.
+def find_pictures(specs: Sequence[str]) -> list[str]:
+    """Lists the files that ``--images`` means, each once, sorted.
 
     Args:
-        spec: A file; a folder, searched with all its folders for files with the ending of a picture; or
-            a pattern, in which ``**`` stands for any folders.
+        specs: Each a file; a folder, searched with all its folders for files with the ending of a picture; or
+            a pattern, in which ``**`` stands for any folders. A shell may have expanded one into several.
 
     Raises:
-        UserError: There are none.
+        UserError: One of them means no file.
     """
+    return sorted({name for spec in specs for name in _find(spec)})
+
+
+def _find(spec: str) -> list[str]:
     check(bool(spec.strip()), "--images is empty: give a picture, a folder or a pattern")
     path = expand(spec)
     if path.is_dir():
@@ -43,7 +48,7 @@ def find_pictures(spec: str) -> list[str]:
         if "**" in spec:  # which follows links, also in circles
             found = [*{os.path.realpath(name): name for name in sorted(found, reverse=True)}.values()]
         check(bool(found), f"--images {spec}: there is no such file or folder, and nothing matches")
-    return sorted(found)
+    return found
 
 
 def classify_files(
@@ -79,7 +84,7 @@ def classify_files(
                 elif row["predicted"] is None and empty is not None:
                     empty.append(name)
                 if save_converted and not row["error"]:
-                    _save(result, save_converted / f"{os.path.relpath(path, base)}.png")
+                    row["note"] += _save(result, save_converted / f"{os.path.relpath(path, base)}.png")
                 yield {"path": name, **row}
             bar.update(len(chunk))
     if len(failed) == len(paths):
@@ -104,7 +109,14 @@ def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> 
             yield {**nothing, "note": None, "error": str(result)}
 
 
-def _save(result: Converted | PictureError, path: Path) -> None:
+def _save(result: Converted | PictureError, path: Path) -> str:
+    """Saves what the network saw. Returns what is to be noted: a name can be too long with the ending that it gets."""
     assert isinstance(result, Converted)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(result.image[0].numpy()).save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(result.image[0].numpy()).save(path)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return f"{'; ' if result.note else ''}not saved as converted: its name is too long"
+    return ""

@@ -6,14 +6,16 @@ import re
 import uuid
 from pathlib import Path
 
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
 from fmnist.files import atomic_path, expand
 
 LOGS = "lightning_logs"
 JOB = "slurm_job_id"
+NAME = "name"
+LONGEST_NAME = 60
 
 
-def claim(root: Path, config: str) -> Path:
+def claim(root: Path, config: str, name: str | None = None) -> Path:
     """Makes the next free run folder; two processes never get the same one.
 
     The folder appears with its settings in it, so that a run which is killed at any later moment
@@ -22,10 +24,16 @@ def claim(root: Path, config: str) -> Path:
     Args:
         root: Folder that holds ``lightning_logs``.
         config: Content of the run's ``config.yaml``.
+        name: What the run is called besides.
 
     Returns:
         ``root/lightning_logs/version_N``, N one above the highest there is.
+
+    Raises:
+        UserError: Another run has this name.
     """
+    if name:
+        check_name(name, root)
     logs = root / LOGS
     draft = logs / f".{uuid.uuid4().hex}"
     (draft / "checkpoints").mkdir(parents=True)
@@ -33,6 +41,8 @@ def claim(root: Path, config: str) -> Path:
         part.write_text(config, encoding="utf-8")
     if job := os.environ.get("SLURM_JOB_ID"):
         (draft / JOB).write_text(job, encoding="utf-8")
+    if name:
+        (draft / NAME).write_text(name, encoding="utf-8")
     while True:
         folder = logs / f"version_{max(_versions(logs), default=-1) + 1}"
         try:
@@ -42,12 +52,35 @@ def claim(root: Path, config: str) -> Path:
                 raise
 
 
+def read_name(run: Path) -> str | None:
+    """Returns what a run is called besides ``version_N``; None if it has no name."""
+    try:
+        return (run / NAME).read_text(encoding="utf-8").strip()[:LONGEST_NAME] or None
+    except (OSError, ValueError):
+        return None
+
+
+def check_name(name: str, root: Path) -> None:
+    """Raises a ``UserError`` for a name that cannot be one, or that a run has already."""
+    text = name.isprintable() and name == name.strip() and 0 < len(name) <= LONGEST_NAME
+    check(text and not {*name} & {"/", "\\"}, f"--name {name}: give up to {LONGEST_NAME} letters, without / or \\")
+    free = name not in ("best", "last") and not re.fullmatch(r"version_\d+", name)
+    check(free, f"--name {name}: that means something else already; give another")
+    taken = _named(name, root)
+    check(taken is None, f"--name {name}: this is the name of {taken}; give another")
+
+
+def _named(name: str, root: Path) -> Path | None:
+    runs = (root / LOGS / f"version_{version}" for version in _versions(root / LOGS))
+    return next((run for run in runs if read_name(run) == name), None)
+
+
 def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> Path:
     """Finds the checkpoint that ``--ckpt_path`` means.
 
     Args:
-        spec: A path, of a checkpoint or a run, also from ``lightning_logs`` on; or ``best`` or ``last`` of the
-            newest run that has one; None means ``best``.
+        spec: A path, of a checkpoint or a run, also from ``lightning_logs`` on; the name of a run; or ``best`` or
+            ``last`` of the newest run that has one; None means ``best``.
         root: Folder that holds ``lightning_logs``.
         to_continue: With ``last``, take the newest run also if it was stopped before it had a checkpoint.
 
@@ -61,6 +94,8 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
         path = expand(spec)
         if not path.exists() and (root / LOGS / path / "config.yaml").is_file():
             path = root / LOGS / path  # as compare prints it
+        elif not path.exists():
+            path = _named(spec, root) or path
         if (path / "config.yaml").is_file():  # a run
             path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
         if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):

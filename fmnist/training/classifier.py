@@ -234,7 +234,8 @@ class ImageClassifier(LeanModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""
         schedule = (self.hparams["lr_schedule"], self.hparams["warmup_ratio"])
-        return configure(self.optimizer, self.parameters(), *schedule, self.trainer.estimated_stepping_batches)
+        steps = 0 if schedule == ("constant", 0) else self.trainer.estimated_stepping_batches  # which builds the loader
+        return configure(self.optimizer, self.parameters(), *schedule, steps)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -32,15 +32,23 @@ class RunFolder(SaveConfigCallback):
         checkpoint: Checkpoint of the run to continue, if it lies in one: a run keeps its folder.
         step: Optimization steps that the checkpoint has seen; what TensorBoard has of later ones is dropped.
         tensorboard: Whether to write TensorBoard events.
+        name: What the run is called besides, if it has no folder yet.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, checkpoint: Path, step: int, tensorboard: bool
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        checkpoint: Path,
+        step: int,
+        tensorboard: bool,
+        name: str | None,
     ) -> None:
         super().__init__(parser, config)
         self.continued = runs.run_folder(checkpoint)
         self.step = step if self.continued else None
         self.tensorboard = tensorboard
+        self.name = name
         self.handle: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -83,7 +91,8 @@ class RunFolder(SaveConfigCallback):
         config = dump_settings(self.parser, self.config)
         if not self.continued:
             root, here = Path(trainer.default_root_dir), Path.cwd()
-            folder = runs.claim(root.relative_to(here) if root.is_relative_to(here) else root, config)
+            root = root.relative_to(here) if root.is_relative_to(here) else root
+            folder = runs.claim(root, config, self.name)
             self.handle = runs.lock(folder)
             return folder
         self.handle = runs.lock(self.continued)
