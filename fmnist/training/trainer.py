@@ -5,6 +5,7 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
@@ -47,7 +48,18 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
         shown = config.enable_progress_bar is not False and sys.stdout.isatty()
         arguments["enable_progress_bar"] = shown
         callbacks += [EpochBar(refresh_rate=20)] if shown else []
+    if _emulates_half(config):
+        arguments["precision"] = "32-true"
     return arguments, callbacks
+
+
+def _emulates_half(config: Namespace) -> bool:
+    """Tells whether the trainer would compute in bfloat16 on a processor that cannot: 25 times slower than in float."""
+    on_cpu = config.accelerator == "cpu" or (
+        config.accelerator == "auto" and not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    )
+    mixed = str(config.precision) in ("bf16", "bf16-mixed", "16", "16-mixed")
+    return on_cpu and mixed and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def check_strategy(trainer: Trainer, config: Namespace) -> None:
