@@ -48,18 +48,7 @@ def test_two_processes_make_one_run_and_count_every_sample_once(trained, real_ro
     done = subprocess.run([sys.executable, "-c", TEMPERATURES, real_root], cwd=trained, capture_output=True, text=True)
     two, one = map(float, done.stdout.split())
     assert two == pytest.approx(one, rel=1e-5), "two processes fit the temperature that one fits"
-    results = []
-    for devices in ((), TWO):
-        done = spawn("test", *devices, cwd=trained)
-        assert (done.returncode, done.stderr) == (0, "")
-        results.append(json.loads((run / "test" / "metrics.json").read_text()))
-    one, two = results
-    assert one["num_samples"] == two["num_samples"] == 10_000
-    assert one["acc"] == two["acc"]
-    for name in ("loss", "nll", "brier", "ece"):
-        assert one[name] == pytest.approx(two[name], rel=1e-5)
-    assert one["confusion_matrix"] == two["confusion_matrix"]
-    assert one["temperature"] != 1
+    assert one != 1
 
 
 def test_three_processes_count_every_image_in_order(trained):
@@ -76,6 +65,7 @@ def test_three_processes_count_every_image_in_order(trained):
     assert len(one) == len(three) == 10_001
     assert one == three, "all digits of all probabilities"
     assert results[0] == results[1], "all digits of all metrics"
+    assert results[0]["num_samples"] == 10_000
 
 
 @pytest.fixture
@@ -100,9 +90,8 @@ def test_processes_train_as_one_does(weights):
     words = ("--trainer.precision=64-true", "--trainer.max_epochs=2")
     one = weights(1, *words)
     assert one["network.1.weight"].dtype == torch.float64
-    for processes in (2, 4):
-        for name, tensor in weights(processes, *words).items():
-            assert (tensor - one[name]).abs().max() <= 1e-12 * one[name].abs().max(), (processes, name)
+    for name, tensor in weights(4, *words).items():
+        assert (tensor - one[name]).abs().max() <= 1e-12 * one[name].abs().max(), name
 
 
 def test_the_first_step_of_processes_is_that_of_one(weights):
@@ -156,6 +145,7 @@ def test_two_nodes_make_one_run(workplace, real_root, launcher):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_whole_training(workplace, real_root, victim):
     words = ["--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, *TWO]
+    words += ["--trainer.limit_train_batches=20", "--trainer.max_epochs=10000"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-m", "fmnist", "fit", *map(str, words)]
