@@ -56,7 +56,6 @@ OPTIONS = {
     "ours": [],
     "flip and shift 2": ["--data.flip", "true", "--data.shift", "2"],
     "bf16-mixed": ["--trainer.precision", "bf16-mixed"],
-    "torch.compile": ["--model.compile", "true"],
 }
 
 Epoch = Callable[[int], float]  # trains on so many batches and returns the seconds they took

@@ -203,19 +203,6 @@ def test_an_epoch_gives_the_weights_of_a_plain_loop_bit_for_bit(fit):
         assert torch.equal(model.network.state_dict()[name], tensor), name
 
 
-def test_compiled_training_keeps_the_names_of_the_weights(fit):
-    models = []
-    for compiled in (False, True):
-        seed_everything(0, verbose=False)
-        models.append(ImageClassifier(hidden_dims=[16], compile=compiled))
-        fit(models[-1], FashionMNISTDataModule(val_size=100, batch_size=250))
-    plain, compiled = (model.state_dict() for model in models)
-    assert models[1].network._compiled_call_impl is not None
-    assert plain.keys() == compiled.keys()
-    for name, tensor in plain.items():
-        assert torch.allclose(tensor, compiled[name], atol=1e-5), name
-
-
 def test_half_precision_trains_as_well(fit):
     model = ImageClassifier(hidden_dims=[32])
     trainer = fit(model, precision="bf16-mixed", max_epochs=3)

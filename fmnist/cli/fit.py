@@ -105,9 +105,6 @@ def _train(trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModul
     try:
         trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     except RuntimeError as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"torch.compile failed, so train with --model.compile false: {reason}") from error
         if "Early stopping conditioned on metric" not in str(error):
             raise
         raise UserError(str(error)) from error

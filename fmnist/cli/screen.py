@@ -32,7 +32,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # torch.compile: that there is no CUDA
     for message in (
         ".*does not have many workers.*",  # images in memory need none
         ".*smaller than the logging interval.*",  # metrics are logged once an epoch

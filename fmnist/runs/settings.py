@@ -13,7 +13,8 @@ from fmnist.names import import_code
 from fmnist.runs.folder import run_folder
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every verb accepts
-RETIRED = {"data": {"cutout"}}  # settings of earlier versions, which old runs and checkpoints may still have
+# Settings of earlier versions, which old runs and checkpoints may still have
+RETIRED = {"data": {"cutout"}, "model": {"compile"}}
 PICTURES = {"fmnist.ImageFolder", "fmnist.CSV", "fmnist.Parquet"} | {
     f"fmnist.data.sources.{name}" for name in ("folder.ImageFolder", "table.CSV", "parquet.Parquet")
 }

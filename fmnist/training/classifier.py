@@ -54,8 +54,6 @@ class ImageClassifier(LeanModule):
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
         class_weights: ``balanced`` gives all classes the same weight together, in training only. The loss of
             an image is divided by its class's share of the training images.
-        compile: Train with ``torch.compile``. It takes up to a minute at the start; whether steps get
-            shorter depends on the machine. The weights keep their names, and only a training is compiled.
         network: Another network than the MLP, by the path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
         class_names: Names of the classes; those of the data if not given.
@@ -77,7 +75,6 @@ class ImageClassifier(LeanModule):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         class_weights: Literal["none", "balanced"] = "none",
-        compile: bool = False,
         network: NetworkFactory | None = None,
         class_names: list[str] | None = None,
     ) -> None:
@@ -152,10 +149,7 @@ class ImageClassifier(LeanModule):
             self._build(getattr(data, "pixel_statistics", lambda: PIXELS)())
 
     def on_fit_start(self) -> None:
-        """Weighs the classes and compiles the network, if that is asked for."""
-        assert self.network is not None
-        if self.hparams["compile"]:
-            self.network.compile()
+        """Weighs the classes, if that is asked for."""
         if self.hparams["class_weights"] == "balanced":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             check(data is not None, "model.class_weights: the classes are counted in a data module: train with one")
