@@ -21,6 +21,7 @@ from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import find_start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
+from fmnist.model.trained import MLP_SETTINGS
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import check_name, find_requeued
 from fmnist.training.classifier import ImageClassifier
@@ -119,6 +120,7 @@ class Command(LightningCLI):
         except UnicodeDecodeError as error:
             raise UserError(f"a configuration file is not text: {error}") from error
         self.config[self.verb].trainer.callbacks = as_typed(self.config[self.verb].trainer.callbacks)
+        self._check_flat_flags()
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
         if self.verb == "fit" and not start.path.name:
@@ -128,6 +130,21 @@ class Command(LightningCLI):
             check(not start.path.name, f"--name {name} is for a new run: leave it out where one is continued")
             if not self.start.path.name:
                 check_name(name, self.start.root)
+
+    def _check_flat_flags(self) -> None:
+        """Drops the settings of the MLP where there is another network: typed they are a mistake, else a leftover."""
+        model = self.config[self.verb].model
+        if model.network is None:
+            return
+        name, defaults = _name(model.as_dict()["network"]), self._parser(self.verb).get_defaults().model
+        for flag in MLP_SETTINGS:
+            typed = any(word.partition("=")[0] == f"--model.{flag}" for word in self.start.words)
+            check(not typed, f"--model.{flag} is of the MLP, not of {name}, whose own are --model.network.SETTING")
+        other = [flag for flag in MLP_SETTINGS if _plain(model[flag]) != _plain(defaults[flag])]
+        if other:
+            say(f"notice: {', '.join(other)} of the configuration are of the MLP: {name} is trained without")
+            for flag in other:
+                model[flag] = defaults[flag]
 
     def _take_requeued(self) -> None:
         """Continues the run that this SLURM job had begun before it was put into the queue again."""
@@ -159,6 +176,8 @@ class Command(LightningCLI):
         config = self.config_init[self.verb].trainer
         validated = self.datamodule.val_size > 0 and config.limit_val_batches != 0
         arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit", validated)
+        if "precision" in arguments:
+            say(f"notice: this processor has no bfloat16: {arguments['precision']} instead of {config.precision}")
         self.save_config_kwargs = {
             "checkpoint": self.start.path,
             "step": self.start.checkpoint.get("global_step", 0),
@@ -175,6 +194,10 @@ class Command(LightningCLI):
 
 def _name(network: Any) -> Any:
     return network["class_path"] if isinstance(network, dict) else network
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _differences(setting: str, kept: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -14,6 +14,7 @@ import yaml
 from fmnist.cli.screen import name_device, say
 from fmnist.errors import UserError, check
 from fmnist.files import expand
+from fmnist.names import find_code_here
 from fmnist.runs.checkpoint import Checkpoint, read_checkpoint
 from fmnist.runs.folder import find_checkpoint
 from fmnist.runs.settings import SHARED_KEYS, UntrustedError, named_code, read_run_settings, read_settings
@@ -117,6 +118,7 @@ def scan(words: list[str]) -> argparse.Namespace:
         root = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
         if isinstance(root, str):  # the real parser complains of anything else
             typed.default_root_dir = typed.default_root_dir or root
+    find_code_here(typed.named)
     return typed
 
 

@@ -63,7 +63,33 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
         return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels)
     network = factory(num_classes=classes)
     check(isinstance(network, nn.Module), f"model.network made a {type(network).__name__}, which is no nn.Module")
-    return nn.Sequential(PixelNormalization(**pixels), network)
+    whole = nn.Sequential(PixelNormalization(**pixels), network)
+    _try(whole, classes)
+    return whole
+
+
+def _try(network: nn.Module, classes: int) -> None:
+    """Shows two images to a network that has just been made, which changes nothing in it.
+
+    Raises:
+        UserError: It cannot take them, or returns something else than finite logits.
+    """
+    name = f"model.network {type(network[-1]).__name__}" if isinstance(network, nn.Sequential) else "model.network"
+    modes = {module: module.training for module in network.modules()}
+    images = (torch.arange(2 * 28 * 28) % 256).to(torch.uint8).reshape(2, 1, 28, 28)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = network.eval()(images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{name} cannot take normalized images, float (2, 1, 28, 28): {reason}") from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    check(isinstance(logits, Tensor), f"{name} returns a {type(logits).__name__}: it must return logits as a tensor")
+    found, wanted = tuple(logits.shape), (2, classes)
+    check(found == wanted, f"{name} returns the shape {found} for two images: it must be {wanted}, a logit per class")
+    check(logits.is_meta or bool(logits.isfinite().all()), f"{name} returns logits that are not finite, when it is new")
 
 
 def describe_network(factory: NetworkFactory | None) -> Any:
