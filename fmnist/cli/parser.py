@@ -86,7 +86,7 @@ class Parser(LightningArgumentParser):
         for part, names in RETIRED.items():
             for name in names:
                 for where in (config, config.get(config.get("subcommand"), {})):
-                    where.get(part, {}).pop(name, None)
+                    (where.get(part) or {}).pop(name, None)
         return config
 
     def _of_verb(self) -> "Parser":

@@ -39,20 +39,30 @@ def read_checkpoint(
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
         UntrustedError: It names code that nobody has named.
     """
-    with _one_line(path):
-        _check_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
-        known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
-    check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
-    settings = drop_retired("model", settings)
+    checkpoint = read_values(path)
+    settings = checkpoint["hyper_parameters"]
     used = {name: settings.get(name) for name in ("network", "optimizer")[: 1 + to_continue]}
     foreign = find_foreign("model", {} if network else used, asked)
     if foreign:
         raise UntrustedError(path, foreign)
     with _one_line(path):
         check_weights(checkpoint["state_dict"], settings, network)
-    return {**checkpoint, "hyper_parameters": settings}
+    return checkpoint
+
+
+def read_values(path: Path) -> Checkpoint:
+    """Loads a checkpoint as ``read_checkpoint`` does, without a look at its network.
+
+    Raises:
+        UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
+    """
+    with _one_line(path):
+        _check_archive(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
+        known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
+    check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
+    return {**checkpoint, "hyper_parameters": drop_retired("model", settings)}
 
 
 def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | None = None) -> TrainedModel:

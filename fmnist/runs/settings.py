@@ -24,7 +24,7 @@ MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its val
 TRUSTED = {"trainer": ("lightning.pytorch.",), "model": ("torch.optim.",), "data": ()}
 # Settings whose value is a class, and settings of text that only looks like the path of one
 NAMING = {"class_path", "optimizer", "network", "callbacks", "logger", "plugins", "profiler", "strategy"}
-TEXT = {"default_root_dir", "dirpath", "save_dir", "filename", "monitor", "name", "class_names"}
+TEXT = {"default_root_dir", "dirpath", "save_dir", "filename", "monitor", "name", "class_names", "weights"}
 PLAIN = {str, int, float, bool, list, dict, tuple, set, type(None), Path}
 
 

@@ -30,6 +30,7 @@ from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, check_loss, configure, describe_optimizer
 from fmnist.training.prelude import Prelude
+from fmnist.training.transfer import Origin
 
 PIXELS = (0.2860, 0.3530)  # mean and std of Fashion-MNIST
 # The same as a lambda is the default below, which the command line can read and pickle cannot
@@ -56,6 +57,8 @@ class ImageClassifier(LeanModule):
             an image is divided by its class's share of the training images.
         network: Another network than the MLP, by the path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
+        weights: A checkpoint or run to begin with: its weights and its pixels' mean and std, but not its optimizer. The
+            last layer is drawn anew, if its classes are not those of the data.
         class_names: Names of the classes; those of the data if not given.
     """
 
@@ -76,6 +79,7 @@ class ImageClassifier(LeanModule):
         mixup: float = 0.0,
         class_weights: Literal["none", "balanced"] = "none",
         network: NetworkFactory | None = None,
+        weights: str | None = None,
         class_names: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -90,6 +94,7 @@ class ImageClassifier(LeanModule):
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
         self.optimizer = optimizer
         self.factory = network
+        self.begins_with = weights
         self.network: nn.Module | None = None
         self.register_buffer("temperature", torch.ones(()))
         self._fitted_temperature: float | None = None
@@ -144,9 +149,15 @@ class ImageClassifier(LeanModule):
             check(known == found, f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
         if data is not None and hasattr(data, "source"):
             self.conversion = data.source.describe_conversion()
+        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        origin = Origin(self.begins_with) if self.begins_with and fits else None
         if self.network is None:
             self.hparams["class_names"] = known or found
-            self._build(getattr(data, "pixel_statistics", lambda: PIXELS)())
+            self._build(origin.pixels if origin else getattr(data, "pixel_statistics", lambda: PIXELS)())
+        if origin:
+            assert self.network is not None
+            self.print(origin.give_to(self.network, self.hparams["class_names"]))
+            self.begins_with = None
 
     def on_fit_start(self) -> None:
         """Weighs the classes, if that is asked for."""
@@ -213,6 +224,7 @@ class ImageClassifier(LeanModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes what is not among the weights: how pictures were converted."""
         self.conversion = checkpoint.get("conversion", FIRST_CONVERSION)
+        self.begins_with = None
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""
