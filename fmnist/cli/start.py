@@ -137,10 +137,10 @@ def _named_in_words(words: list[str]) -> Iterator[str]:
 def _ask_to_name(error: UntrustedError, verb: str, words: list[str]) -> str:
     """Returns the line that says how to go on, with the command to copy."""
     whole = verb == "fit" or any(setting.startswith("trainer") for setting, _ in error.foreign)
-    named = [word for setting, name in error.foreign for word in (f"--{setting}", name)]
+    typed = [*words, *(word for setting, name in error.foreign for word in (f"--{setting}", name))]
     if whole and error.path.suffix == ".yaml":
-        named = ["--config", str(error.path)]
-    command = shlex.join(["python", "-m", "fmnist", verb, *words, *named])
+        typed = ["--config", str(error.path), *words]  # what is typed after it wins
+    command = shlex.join(["python", "-m", "fmnist", verb, *typed])
     return f"{error.path} names {error.names}; if you trust that code, name it yourself: {command}"
 
 

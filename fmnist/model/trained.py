@@ -61,7 +61,12 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
     classes, pixels = len(settings["class_names"]), {name: settings[name] for name in ("mean", "std")}
     if factory is None:
         return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels)
-    network = factory(num_classes=classes)
+    try:
+        network = factory(num_classes=classes)
+    except TypeError as error:
+        if "num_classes" not in str(error):
+            raise
+        raise UserError(f"model.network is called with num_classes, which it must take: {error}") from error
     check(isinstance(network, nn.Module), f"model.network made a {type(network).__name__}, which is no nn.Module")
     whole = nn.Sequential(PixelNormalization(**pixels), network)
     _try(whole, classes)

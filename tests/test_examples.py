@@ -1,0 +1,245 @@
+"""The files in ``examples/``, and what ``docs/extend.md`` says of them."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import nn
+
+from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError, load
+from fmnist.model.trained import build_network
+from fmnist.runs.tables import read_history
+from tests.conftest import ROOT, spawn
+
+RUN = Path("lightning_logs/version_0")
+NAMED = ("--model.network", "examples.convnet.ConvNet", "--model.network.width", 4)
+NETWORKS = """
+import torch
+from torch import nn
+
+class Wrong(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, 7))
+
+class Colour(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, num_classes))
+
+class Broken(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, num_classes))
+        self[1].bias.data.fill_(float("nan"))
+
+class Nameless(nn.Sequential):
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, classes))
+
+class Pair(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, num_classes)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1)), images
+"""
+
+
+@pytest.fixture
+def examples(workplace, monkeypatch):
+    """The example files beside the data."""
+    shutil.copytree(ROOT / "examples", workplace / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    (workplace / "mynet.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(workplace)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("examples", "mynet")]:
+        monkeypatch.delitem(sys.modules, name)
+    return workplace
+
+
+def run(cli, *words):
+    code, out, err = cli(*words)
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_the_convolutional_network_does_what_the_mlp_does(examples, cli):
+    words = ("--config", ROOT / "configs/convnet.yaml", "--data.val_size", 100, "--data.batch_size", 50)
+    out = run(cli, "fit", *words, *NAMED[2:], "--trainer.max_epochs", 2)
+    assert "network: ConvNet, " in out
+    assert "100 images" not in run(cli, "test", *NAMED[:2])
+    assert len((RUN / "test/report.html").read_text(encoding="utf-8").split("Conv2d")) > 3, (
+        "the report shows its layers"
+    )
+    run(cli, "predict", *NAMED[:2], "--output", "out.csv")
+    assert "same class for 100.00%" in run(cli, "export", *NAMED[:2], "--output", "own.onnx")
+    assert "finished" in run(cli, "compare")
+    from examples.convnet import ConvNet
+
+    assert load("version_0", network=ConvNet).classify(torch.zeros(28, 28, dtype=torch.uint8)).name
+
+
+def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents):
+    """Without PYTHONPATH or an import beforehand, by the console script: the current folder is searched."""
+    script = Path(sys.executable).with_name("fmnist")
+    named = ["--data.source", "examples.npz.Arrays", *NAMED[:2]]
+    save_arrays(small_contents)
+    words = ["--data.source.train", "all.npz", *NAMED[2:], "--data.val_size", 100, "--trainer.logger", "false"]
+    words = [*named, *words, "--trainer.max_epochs", 30, "--data.shift", 1]
+    command = [str(script), "fit", *map(str, words)]
+    options = {"cwd": examples, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, **options) as process:
+        seen = []
+        for line in process.stdout:
+            seen.append(line)
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.wait() == -signal.SIGKILL, "".join(seen)
+    run(cli, "fit", *words)
+    run(cli, "fit", "--ckpt_path", "version_0", *named)
+    killed, whole = (torch.load(f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (0, 1))
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(killed["state_dict"][name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("mynet.Wrong", "returns the shape (2, 7) for two images: it must be (2, 10), a logit per class"),
+        ("mynet.Colour", "cannot take normalized images, float (2, 1, 28, 28): "),
+        ("mynet.Broken", "returns logits that are not finite, when it is new"),
+        ("mynet.Pair", "returns a tuple: it must return logits as a tensor"),
+        ("mynet.Nope", "mynet"),
+        ("nowhere.Net", "No module named 'nowhere'"),
+        ("mynet.Nameless", "num_classes"),
+    ],
+)
+def test_a_network_that_cannot_work_is_one_line_before_the_training(examples, cli, network, message):
+    code, _, err = cli("fit", "--model.network", network, "--data.val_size", 100)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+    assert not Path("lightning_logs").exists()
+
+
+def test_flags_of_the_mlp_beside_a_network(examples, cli):
+    code, _, err = cli("fit", *NAMED, "--model.hidden_dims", 8)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--model.hidden_dims is of the MLP, not of examples.convnet.ConvNet" in err
+    little = ("--data.val_size", 100, "--trainer.max_epochs", 1)
+    out = run(cli, "fit", "--config", ROOT / "configs/mlp-small.yaml", *NAMED, *little)
+    assert "notice: hidden_dims, normalization of the configuration are of the MLP" in out
+    assert "112" not in (RUN / "config.yaml").read_text(), "they are not kept"
+    assert "of the MLP" not in run(cli, "fit", "--config", RUN / "config.yaml", "--trainer.max_epochs", 1)
+    kept = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
+    assert kept["optimizer"]["init_args"]["weight_decay"] == 5e-4, "what is not of the MLP holds"
+
+
+def test_two_images_change_nothing_in_a_network():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784), nn.Dropout(0.5), nn.Linear(784, 3))
+    module[1].eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state = torch.random.get_rng_state()
+    whole = build_network({"class_names": ["a", "b", "c"], "mean": 0.0, "std": 1.0}, lambda num_classes: module)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [layer.training for layer in whole[1]] == [True, False, True, True]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def save_arrays(contents):
+    """Writes the small data set as Keras has it. Returns images and labels of each part."""
+    raw = {name: np.frombuffer(data, np.uint8) for name, data in contents.items()}
+    images = {part: raw[f"{part}-images-idx3-ubyte"][16:].reshape(-1, 28, 28) for part in ("train", "t10k")}
+    labels = {part: raw[f"{part}-labels-idx1-ubyte"][8:] for part in ("train", "t10k")}
+    named = {f"x_{name}": images[part] for name, part in (("train", "train"), ("test", "t10k"))}
+    np.savez("all.npz", **named, y_train=labels["train"], y_test=labels["t10k"])
+    return images, labels
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv"])
+def test_arrays_of_keras_and_tables_of_kaggle(examples, cli, small_contents, ending):
+    images, labels = save_arrays(small_contents)
+    if ending == "npz":
+        words = ["--data.source.train", "all.npz"]
+    else:
+        for part in images:
+            table = np.column_stack([labels[part], images[part].reshape(-1, 784)])
+            head = ",".join(["label", *(f"pixel{number}" for number in range(1, 785))])
+            np.savetxt(f"{part}.csv", table, fmt="%d", delimiter=",", header=head, comments="")
+        words = ["--data.source.train", "train.csv", "--data.source.test", "t10k.csv"]
+    source = ("--data.source", "examples.npz.Arrays", *words)
+    same = ("--data.val_size", 100, "--model.hidden_dims", 8, "--trainer.max_epochs", 1)
+    run(cli, "fit", *source, *same, "--model.mean", FashionMNIST.pixels[0], "--model.std", FashionMNIST.pixels[1])
+    run(cli, "fit", *same)
+    tables = [Path(f"lightning_logs/version_{number}/metrics.csv").read_text() for number in (0, 1)]
+    assert tables[0] == tables[1], "the same images in the same order"
+    assert "200 images" in run(cli, "test", "--ckpt_path", "version_0", *source)
+    code, _, err = cli("fit", "--data.source", "examples.npz.Arrays", "--data.source.train", "none.npz")
+    assert (code, "none.npz: there is no such file" in err) == (2, True)
+
+
+def test_a_metric_of_ones_own_is_in_the_table(examples, cli):
+    callback = ("--trainer.callbacks+=examples.callback.WorstClass",)
+    run(cli, "fit", *callback, "--data.val_size", 100, "--model.hidden_dims", 8, "--trainer.max_epochs", 3)
+    rows = read_history(RUN)
+    assert all(0 <= row["val/worst_class_acc"] <= row["val/acc"] for row in rows)
+    code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
+    assert code == 2
+    run(cli, "fit", *err.split(" python -m fmnist fit ")[1].split())
+    assert len(read_history(RUN)) == 4
+    assert "200 images" in run(cli, "test"), "a test needs no callback"
+
+
+def test_a_training_begins_with_the_weights_of_another(examples, cli):
+    little = ("--data.val_size", 100, "--model.hidden_dims", 16, "--trainer.max_epochs", 1)
+    run(cli, "fit", *little, "--name", "base")
+    first = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    out = run(cli, "fit", *little, "--model.weights", "base", "--model.optimizer.lr", 0)
+    assert "weights: lightning_logs/version_0/checkpoints/best.ckpt (epoch 1)\n" in out
+    again = torch.load("lightning_logs/version_1/checkpoints/best.ckpt", weights_only=True)
+    assert all(torch.equal(again["state_dict"][n], w) for n, w in first.items() if n.startswith("network"))
+    assert again["epoch"] == 0
+    names = '{"Sandal": "Shoe", "Sneaker": "Shoe", "Ankle boot": "Shoe"}'
+    words = (*little, "--data.class_map", names, "--model.weights", "base", "--model.optimizer.lr", 0)
+    assert "the last layer is new, for 8 classes" in run(cli, "fit", *words)
+    state = torch.load("lightning_logs/version_2/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(state["network.1.weight"], first["network.1.weight"])
+    assert state["network.3.weight"].shape == (8, 16)
+    (RUN / "checkpoints/best.ckpt").unlink()
+    run(cli, "fit", "--ckpt_path", "version_1", "--trainer.max_epochs", 2)
+    run(cli, "test", "--ckpt_path", "version_1")
+    code, _, err = cli("fit", "--model.weights", "version_1", "--model.hidden_dims", 8, *little[:2])
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is of another network: give this one the same, --model.hidden_dims [16]" in err
+
+
+def test_what_the_page_says_works(workplace):
+    page = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
+    erasing, focal = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"FashionMNISTDataModule": FashionMNISTDataModule, "ImageClassifier": ImageClassifier, "F": F}
+    exec(erasing + focal, names)
+    names["Erasing"].erase = lambda self, images: images * 0
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **options)
+    trainer.fit(names["Focal"](hidden_dims=[8]), names["Erasing"](val_size=100))
+    assert trainer.callback_metrics["train/acc"] < 0.2, "everything was erased"
+
+
+def test_a_stranger_s_network_is_not_run(examples, cli):
+    words = ("--data.val_size", 100, "--trainer.max_epochs", 1)
+    run(cli, "fit", *NAMED, *words)
+    checkpoint = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["network"] = {"class_path": "torchvision.models.resnet18", "init_args": {}}
+    torch.save(checkpoint, "strange.ckpt")
+    done = spawn("export", "--ckpt_path", "strange.ckpt", "--output", "x.onnx", cwd=examples)
+    assert done.returncode == 2
+    assert "names torchvision.models.resnet18; if you trust that code, name it yourself" in done.stderr
+    with pytest.raises(UserError, match=r"torchvision\.models\.resnet18"):
+        load("strange.ckpt")
