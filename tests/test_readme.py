@@ -17,10 +17,11 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.fixture
-def clone(workplace):
+def clone(workplace, monkeypatch):
     """A folder with the configurations, where the README's commands can be typed."""
-    for name in ("configs", "docs"):
+    for name in ("configs", "docs", "examples"):
         (workplace / name).symlink_to(ROOT / name)
+    monkeypatch.syspath_prepend(workplace)
     return workplace
 
 

@@ -86,7 +86,9 @@ class Parser(LightningArgumentParser):
         for part, names in RETIRED.items():
             for name in names:
                 for where in (config, config.get(config.get("subcommand"), {})):
-                    (where.get(part) or {}).pop(name, None)
+                    settings = where.get(part)
+                    if isinstance(settings, Namespace):  # not one of the settings of a class, which are parsed as well
+                        settings.pop(name, None)
         return config
 
     def _of_verb(self) -> "Parser":

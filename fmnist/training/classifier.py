@@ -30,7 +30,6 @@ from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
 from fmnist.training.objective import Objective, balance
 from fmnist.training.optimization import Schedule, check_loss, configure, describe_optimizer
 from fmnist.training.prelude import Prelude
-from fmnist.training.transfer import Origin
 
 PIXELS = (0.2860, 0.3530)  # mean and std of Fashion-MNIST
 # The same as a lambda is the default below, which the command line can read and pickle cannot
@@ -149,15 +148,9 @@ class ImageClassifier(LeanModule):
             check(known == found, f"the model predicts {', '.join(known)}; the data has {', '.join(found)}")
         if data is not None and hasattr(data, "source"):
             self.conversion = data.source.describe_conversion()
-        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
-        origin = Origin(self.begins_with) if self.begins_with and fits else None
         if self.network is None:
             self.hparams["class_names"] = known or found
-            self._build(origin.pixels if origin else getattr(data, "pixel_statistics", lambda: PIXELS)())
-        if origin:
-            assert self.network is not None
-            self.print(origin.give_to(self.network, self.hparams["class_names"]))
-            self.begins_with = None
+            self._build(getattr(data, "pixel_statistics", lambda: PIXELS)())
 
     def on_fit_start(self) -> None:
         """Weighs the classes, if that is asked for."""

@@ -1,14 +1,17 @@
 """What comes before the callbacks of a training, and what is said at its start."""
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from fmnist.errors import check
+from fmnist.training.transfer import Origin
 
 
 class Prelude(Callback):
-    """Has the network built before any other callback is set up.
+    """Has the network built, with the weights to begin with, before any other callback is set up.
 
     Lightning builds it after them, in ``configure_model``; callbacks that average or prune its
     weights would find none.
@@ -21,7 +24,7 @@ class Prelude(Callback):
         if not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Builds the network, in the precision of the trainer.
 
         Raises:
@@ -29,8 +32,14 @@ class Prelude(Callback):
         """
         apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and pl_module.network is None
         check(not apart, "processes that are spawned or forked need ImageClassifier(class_names=...) to give it back")
+        origin = Origin(pl_module.begins_with) if stage == "fit" and pl_module.begins_with else None
+        if origin:
+            origin.give_pixels_to(pl_module.hparams)
         with trainer.precision_plugin.module_init_context():
             pl_module.configure_model()
+        if origin:
+            pl_module.print(origin.give_to(pl_module.network, pl_module.hparams["class_names"]))
+            pl_module.begins_with = None  # a second training goes on
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StochasticWeightAveraging):
                 # The pass that gathers the statistics of the averaged network also evaluates and saves it;

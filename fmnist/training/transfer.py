@@ -1,6 +1,8 @@
 """A training that begins with the weights of another one."""
 
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -27,10 +29,10 @@ class Origin:
         named = saved["state_dict"].items()
         self.weights = {name.removeprefix("network."): w for name, w in named if name.startswith("network.")}
 
-    @property
-    def pixels(self) -> tuple[float, float]:
-        """Mean and standard deviation of the pixels that the network is used to."""
-        return self.settings["mean"], self.settings["std"]
+    def give_pixels_to(self, settings: MutableMapping[str, Any]) -> None:
+        """Sets mean and standard deviation of the pixels, where they are None, to those that the network is used to."""
+        for name in ("mean", "std"):
+            settings[name] = self.settings[name] if settings[name] is None else settings[name]
 
     def give_to(self, network: nn.Module, class_names: list[str]) -> str:
         """Copies the weights; the last layer is left as it was drawn, if it is for other classes.
