@@ -211,12 +211,13 @@ class FashionMNISTDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training images, on the device."""
+        if not (self.trainer and self.trainer.training):
+            return batch  # it may be images alone, as to_onnx has them
         images, labels = batch
-        if self.trainer and self.trainer.training:
-            if self.flip:
-                images = random_flip(images)
-            if self.shift:
-                images = random_shift(images, self.shift)
+        if self.flip:
+            images = random_flip(images)
+        if self.shift:
+            images = random_shift(images, self.shift)
         return images, labels
 
 
