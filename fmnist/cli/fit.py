@@ -26,7 +26,7 @@ EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what ``fit`` has beside the options of the Trainer."""
-    parser.add_argument("--name", type=str, help="What to call the run besides version_N; --ckpt_path takes it, too.")
+    parser.add_argument("--name", type=str, help="What to call the run; --ckpt_path takes it.")
 
 
 def fit(

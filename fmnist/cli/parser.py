@@ -47,6 +47,7 @@ HELP = {
 }
 HELP |= {
     "model.hidden_dims": "Width of each hidden layer, such as 512,512.",
+    "model.weights": "A checkpoint or run to begin with.",
     "model.optimizer": "Optimizer, such as SGD; --model.optimizer.help lists them.",
     "data.source": "Where the images come from; --data.source.help lists the classes.",
 }
