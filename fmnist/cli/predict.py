@@ -10,6 +10,7 @@ import torch
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
 from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import Start, find_start
+from fmnist.devices import find_device
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
@@ -58,7 +59,7 @@ def run_without_trainer(description: str, argv: list[str]) -> bool:
         settings, rest = parser.parse_known_args(argv)
     except (UserError, SystemExit):
         return False
-    device = _find_device(settings.accelerator)
+    device = find_device(settings.accelerator)
     if rest or device is None or settings.images is None or settings.index is not None or settings.config:
         return False
     quiet()
@@ -94,19 +95,6 @@ def predict(
             files = data.source.paths(train=False)
             write_rows(label_rows(probabilities, labels, data.class_names, files), output)
             _say_written(output, len(labels))
-
-
-def _find_device(accelerator: str) -> str | None:
-    """Returns what Lightning would choose; None for what only Lightning knows."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    asked = {
-        "auto": ("cuda", "mps", "cpu"),
-        "gpu": ("cuda", "mps"),
-        "cpu": ("cpu",),
-        "cuda": ("cuda",),
-        "mps": ("mps",),
-    }
-    return next((device for device in asked.get(accelerator, ()) if found[device]), None)
 
 
 def _check_output(settings: Any) -> Path:
