@@ -138,7 +138,7 @@ class Command(LightningCLI):
             return
         name, defaults = _name(model.as_dict()["network"]), self._parser(self.verb).get_defaults().model
         for flag in MLP_SETTINGS:
-            typed = any(word.partition("=")[0] == f"--model.{flag}" for word in self.start.words)
+            typed = self.start.has_typed(f"--model.{flag}")
             check(not typed, f"--model.{flag} is of the MLP, not of {name}, whose own are --model.network.SETTING")
         other = [flag for flag in MLP_SETTINGS if _plain(model[flag]) != _plain(defaults[flag])]
         if other:
@@ -166,7 +166,7 @@ class Command(LightningCLI):
             value = self.config[self.verb].model.as_dict()[name]
             if name == "network" and _name(asked[name]) == _name(value):  # it had to be named
                 continue
-            typed = any(word.startswith(f"--model.{name}") for word in self.start.words)
+            typed = self.start.has_typed(f"--model.{name}")
             if asked[name] != value and (typed or asked[name] != defaults[name]):
                 for setting, is_, was in _differences(f"model.{name}", value, asked[name]):
                     say(f"notice: {setting} stays {is_}, as in the checkpoint ({was} was given)")

@@ -42,7 +42,7 @@ def fit(
     if start.checkpoint:
         _check_continued(start, trainer, model)
     else:
-        if not any(word.partition("=")[0] in ("-c", "--config") for word in start.words):
+        if not start.has_typed("-c", "--config"):
             say("notice: no --config: these are the defaults; the main job is --config configs/mlp.yaml")
         say(f"fit on {name_device(trainer)}")
         if run := run_folder(start.path):

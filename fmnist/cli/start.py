@@ -55,6 +55,11 @@ class Start:
         """Epochs that the checkpoint has seen."""
         return int(self.checkpoint.get("epoch", -1)) + 1
 
+    def has_typed(self, *options: str) -> bool:
+        """Tells whether one of these options was typed, or a setting of its value: ``--model.optimizer.lr``."""
+        names = [word.partition("=")[0].removesuffix("+") for word in self.words]
+        return any(f"{name}.".startswith(f"{option}.") for name in names for option in options)
+
     def announce(self, device: str) -> None:
         """Says what is used, and where it is computed."""
         wanted = any(word in ("-", "--output=-") for word in self.words)  # standard output is for predictions alone
