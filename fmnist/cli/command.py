@@ -24,6 +24,7 @@ from fmnist.errors import UserError, check
 from fmnist.model.trained import MLP_SETTINGS
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import check_name, find_requeued
+from fmnist.runs.settings import RETIRED
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunFolder, dump_settings
 from fmnist.training.trainer import check_strategy, complete
@@ -100,7 +101,7 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Names the default source in the parser, so that ``--data.source.root X`` works by itself."""
         parser.set_defaults(DEFAULT_SOURCE)
-        parser.accept_retired()  # type: ignore[attr-defined]
+        parser.accept_retired(*RETIRED)  # type: ignore[attr-defined]
         VERBS[self.verb].add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

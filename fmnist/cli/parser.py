@@ -70,13 +70,14 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # without abbreviations, a misspelt option is not taken for another
         super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        self.retired: list[str] = []
         start_anew()
 
-    def accept_retired(self) -> None:
-        """Reads settings that a configuration of before may have; ``parse_args`` leaves them out again."""
-        for part, names in RETIRED.items():
-            for name in names:
-                self.add_argument(f"--{part}.{name}", type=Any, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    def accept_retired(self, *parts: str) -> None:
+        """Reads settings of these parts that a configuration of before may have; ``parse_args`` leaves them out."""
+        self.retired = [f"{part}.{name}" for part in parts for name in RETIRED[part]]
+        for name in self.retired:
+            self.add_argument(f"--{name}", type=Any, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parses the command line."""
@@ -84,12 +85,9 @@ class Parser(LightningArgumentParser):
             args = _read_widths(args)
             list_classes(self._of_verb(), args)
         config = super().parse_args(args, *rest, **kwargs)
-        for part, names in RETIRED.items():
-            for name in names:
-                for where in (config, config.get(config.get("subcommand"), {})):
-                    settings = where.get(part)
-                    if isinstance(settings, Namespace):  # not one of the settings of a class, which are parsed as well
-                        settings.pop(name, None)
+        for name in self._of_verb().retired:
+            for where in (config, config.get(config.get("subcommand"), {})):
+                where.pop(name, None)
         return config
 
     def _of_verb(self) -> "Parser":

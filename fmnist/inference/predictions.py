@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ def label_rows(
         paths: The file of each image, where they have files of their own.
     """
     for index, (row, label) in enumerate(zip(describe(probabilities, class_names), labels.tolist(), strict=True)):
-        file = {"path": os.fsencode(paths[index]).decode(errors="backslashreplace")} if paths else {}
+        file = {"path": paths[index]} if paths else {}
         yield {"index": index, **file, **row, "actual": class_names[label]}
 
 

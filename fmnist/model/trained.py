@@ -73,13 +73,13 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
     return whole
 
 
-def _try(network: nn.Module, classes: int) -> None:
+def _try(network: nn.Sequential, classes: int) -> None:
     """Shows two images to a network that has just been made, which changes nothing in it.
 
     Raises:
         UserError: It cannot take them, or returns something else than finite logits.
     """
-    name = f"model.network {type(network[-1]).__name__}" if isinstance(network, nn.Sequential) else "model.network"
+    name = f"model.network {type(network[-1]).__name__}"
     modes = {module: module.training for module in network.modules()}
     images = (torch.arange(2 * 28 * 28) % 256).to(torch.uint8).reshape(2, 1, 28, 28)
     try:

@@ -55,7 +55,7 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
 
 
 def _emulates_half(config: Namespace) -> bool:
-    """Tells whether the trainer would compute in bfloat16 on a processor that cannot, many times slower than in float."""
+    """Tells whether the trainer would compute in bfloat16 on a processor without: many times slower."""
     mixed = str(config.precision) in ("bf16", "bf16-mixed", "16", "16-mixed")
     return mixed and find_device(config.accelerator) == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fmnist.errors import check
+from fmnist.errors import UserError, check
 from fmnist.model.trained import MLP_SETTINGS
 from fmnist.runs.checkpoint import read_values
 from fmnist.runs.folder import find_checkpoint
@@ -23,8 +23,11 @@ class Origin:
     """
 
     def __init__(self, checkpoint: str) -> None:
-        self.path = find_checkpoint(checkpoint, Path())
-        saved = read_values(self.path)
+        try:
+            self.path = find_checkpoint(checkpoint, Path())
+            saved = read_values(self.path)
+        except UserError as error:
+            raise UserError(str(error).replace("--ckpt_path", "--model.weights")) from error
         self.settings, self.epochs = saved["hyper_parameters"], saved["epoch"] + 1
         named = saved["state_dict"].items()
         self.weights = {name.removeprefix("network."): w for name, w in named if name.startswith("network.")}
