@@ -473,3 +473,13 @@ def test_a_run_is_called_by_its_name(workplace, cli):
     assert cli("fit", "--ckpt_path", "first try", "--trainer.max_epochs=2")[0] == 0
     assert [row.split(",")[0] for row in (RUN / "metrics.csv").read_text().splitlines()] == ["epoch", "1", "2"]
     assert not Path("lightning_logs/version_2").exists()
+
+
+def test_a_precision_that_would_be_emulated_is_replaced_and_named(workplace, cli):
+    words = ("--model.hidden_dims=8", "--data.val_size=100", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    code, out, err = cli("fit", *words, "--trainer.precision=bf16-mixed")
+    assert (code, err) == (0, "")
+    missing = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert ("notice: this processor has no bfloat16: 32-true instead of bf16-mixed" in out) == missing
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["precision"] == "bf16-mixed", "as it was set"
+    assert "bfloat16" not in cli("fit", *words)[1]

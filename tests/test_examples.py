@@ -218,6 +218,13 @@ def test_a_training_begins_with_the_weights_of_another(examples, cli):
     code, _, err = cli("fit", "--model.weights", "version_1", "--model.hidden_dims", 8, *little[:2])
     assert (code, err.count("\n")) == (2, 1)
     assert "is of another network: give this one the same, --model.hidden_dims [16]" in err
+    Path("bad.ckpt").write_text("text")
+    for spec, reason in (("nope", "there is no such file"), ("bad.ckpt", "is not a checkpoint of fmnist")):
+        code, _, err = cli("fit", "--model.weights", spec, *little)
+        assert (code, err.count("\n")) == (2, 1)
+        assert reason in err
+        assert "--model.weights" in err
+        assert "--ckpt_path" not in err
 
 
 def test_what_the_page_says_works(workplace):
