@@ -27,7 +27,7 @@ from fmnist.runs.folder import check_name, find_requeued
 from fmnist.runs.settings import RETIRED
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunFolder, dump_settings
-from fmnist.training.trainer import check_strategy, complete
+from fmnist.training.trainer import check_strategy, complete, emulates_half
 
 
 class Verb(NamedTuple):
@@ -120,7 +120,11 @@ class Command(LightningCLI):
             self.config = parser.parse_args(words)
         except UnicodeDecodeError as error:
             raise UserError(f"a configuration file is not text: {error}") from error
-        self.config[self.verb].trainer.callbacks = as_typed(self.config[self.verb].trainer.callbacks)
+        trainer = self.config[self.verb].trainer
+        trainer.callbacks = as_typed(trainer.callbacks)
+        if emulates_half(trainer):
+            say(f"notice: this processor has no bfloat16: 32-true instead of {trainer.precision}")
+            trainer.precision = "32-true"  # what is done is what is written down
         self._check_flat_flags()
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
@@ -177,8 +181,6 @@ class Command(LightningCLI):
         config = self.config_init[self.verb].trainer
         validated = self.datamodule.val_size > 0 and config.limit_val_batches != 0
         arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit", validated)
-        if "precision" in arguments:
-            say(f"notice: this processor has no bfloat16: {arguments['precision']} instead of {config.precision}")
         self.save_config_kwargs = {
             "checkpoint": self.start.path,
             "step": self.start.checkpoint.get("global_step", 0),

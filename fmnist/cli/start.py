@@ -102,7 +102,7 @@ def scan(words: list[str]) -> argparse.Namespace:
     """Finds the few settings that must be known before the words can be parsed, and the code that they name."""
     scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scanner.add_argument("--ckpt_path")
-    scanner.add_argument("--images")
+    scanner.add_argument("--images", nargs="*")
     scanner.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="default_root_dir")
     scanner.add_argument("-c", "--config", action="append", default=[])
     try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fmnist.evaluation.results import headline
 from fmnist.evaluation.scores import reliability
 from fmnist.files import atomic_path
+from fmnist.model.trained import MLP_SETTINGS
 from fmnist.plots import draw_curves, draw_reliability
 from fmnist.runs.folder import run_folder
 from fmnist.runs.settings import read_settings
@@ -104,6 +105,8 @@ def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator
         **{f"data.{name}": value for name, value in data.items()},
         **{f"model.{name}": hyper_parameters[name] for name in hyper_parameters if name[0] != "_"},
     }
+    if hyper_parameters.get("network"):
+        found |= {f"model.{name}": None for name in MLP_SETTINGS}
     for name, value in found.items():
         if value not in OFF and name != "model.class_names":
             yield name, _as_text(value)

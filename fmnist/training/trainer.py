@@ -49,12 +49,10 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
         shown = config.enable_progress_bar is not False and sys.stdout.isatty()
         arguments["enable_progress_bar"] = shown
         callbacks += [EpochBar(refresh_rate=20)] if shown else []
-    if _emulates_half(config):
-        arguments["precision"] = "32-true"
     return arguments, callbacks
 
 
-def _emulates_half(config: Namespace) -> bool:
+def emulates_half(config: Namespace) -> bool:
     """Tells whether the trainer would compute in bfloat16 on a processor without: many times slower."""
     mixed = str(config.precision) in ("bf16", "bf16-mixed", "16", "16-mixed")
     return mixed and find_device(config.accelerator) == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
