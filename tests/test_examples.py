@@ -74,9 +74,9 @@ def test_the_convolutional_network_does_what_the_mlp_does(examples, cli):
     out = run(cli, "fit", *words, *NAMED[2:], "--trainer.max_epochs", 2)
     assert "network: ConvNet, " in out
     assert "100 images" not in run(cli, "test", *NAMED[:2])
-    assert len((RUN / "test/report.html").read_text(encoding="utf-8").split("Conv2d")) > 3, (
-        "the report shows its layers"
-    )
+    page = (RUN / "test/report.html").read_text(encoding="utf-8")
+    assert len(page.split("Conv2d")) > 3, "the report shows its layers"
+    assert "model.hidden_dims" not in page, "and no settings of the MLP"
     run(cli, "predict", *NAMED[:2], "--output", "out.csv")
     assert "same class for 100.00%" in run(cli, "export", *NAMED[:2], "--output", "own.onnx")
     assert "finished" in run(cli, "compare")
