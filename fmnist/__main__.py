@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fmnist import __version__
-from fmnist.errors import UserError
+from fmnist.errors import PlaceError, UserError
 
 # Each verb with its file in cli/ and what it does
 VERBS = {
@@ -23,6 +23,7 @@ VERBS = {
     "predict": ("command", "classify pictures or the test images, into a file or on the screen"),
     "prepare": ("prepare", "fetch and verify the data, and describe it"),
     "export": ("export", "write a trained model as an ONNX file, which needs neither fmnist nor torch"),
+    "sweep": ("sweep", "run many trainings from one file, and go on after anything"),
     "compare": ("compare", "show all runs in one table"),
 }
 
@@ -46,14 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        return _complain(str(error))
+        return _complain(str(error), isinstance(error, PlaceError))
     except BrokenPipeError:  # the reader of the output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
         what = f"{name.removeprefix('./') or 'reading or writing failed'}: {error.strerror or error}"
-        return _complain(f"{what}; make sure that the place exists, that you may use it, and that the disk has room")
+        return _complain(
+            f"{what}; make sure that the place exists, that you may use it, and that the disk has room", True
+        )
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
@@ -100,11 +103,11 @@ verbs:
   python -m fmnist fit --config configs/mlp.yaml"""
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, of_place: bool = False) -> int:
     if os.environ.get("FMNIST_DEBUG"):
         raise
     print(f"fmnist: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return int(os.environ.get("FMNIST_PLACE_CODE", 2)) if of_place else 2  # a sweep asks its trainings
 
 
 def _exit_code(error: SystemExit) -> int:

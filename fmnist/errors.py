@@ -1,5 +1,10 @@
 """The one exception that is addressed to the user."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PLACE_CODE = 3  # how a training that a sweep has started ends after a PlaceError; everywhere else that is 2
+
 
 class UserError(Exception):
     """A mistake the user can mend.
@@ -13,3 +18,16 @@ def check(right: bool, message: str) -> None:
     """Raises a ``UserError`` with ``message`` unless something is ``right``."""
     if not right:
         raise UserError(message)
+
+
+class PlaceError(UserError):
+    """A mistake of the place, not of the settings: the data, a folder, the disk."""
+
+
+@contextmanager
+def of_place() -> Iterator[None]:
+    """Makes a mistake that is found inside one of the place."""
+    try:
+        yield
+    except UserError as error:
+        raise PlaceError(str(error)) from error

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -18,7 +19,7 @@ from fmnist.cli import evaluate, fit, predict
 from fmnist.cli.failure import explain
 from fmnist.cli.parser import DEFAULT_SOURCE, Parser, as_typed
 from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import find_start
+from fmnist.cli.start import find_start, scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.trained import MLP_SETTINGS
@@ -193,6 +194,29 @@ class Command(LightningCLI):
 
     def _run(self, model: ImageClassifier, datamodule: FashionMNISTDataModule, **_: Any) -> None:
         VERBS[self.verb].run(self.start, self.config_init[self.verb], self.trainer, model, datamodule)
+
+
+class _Parsed(Command):
+    """Reads the words and does no more."""
+
+    def instantiate_classes(self) -> None:
+        """Builds nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def parse_fit(commands: list[list[str]]) -> list[Namespace]:
+    """Reads what would be typed after ``fit``, and trains nothing.
+
+    Raises:
+        UserError: One of the commands has an option or a value that is not accepted.
+    """
+    quiet()
+    cli = _Parsed("fit", "train", commands[0])
+    for words in commands:
+        scan(words)  # code of one's own is found from here on
+    return [cli.parser.parse_args(["fit", *words]).fit for words in commands]
 
 
 def _name(network: Any) -> Any:

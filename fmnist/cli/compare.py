@@ -6,19 +6,22 @@ import json
 import math
 import os
 import shutil
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
-from fmnist.runs.folder import LOGS, lock, read_name
+from fmnist.files import read_text
+from fmnist.runs.folder import LOGS, lock, mark_ended, newest_run, read_name, spell
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
 
 EXAMPLE = "fmnist compare --format markdown"
 FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
+SPREAD = ("val/acc", "val/loss", "test/acc", "test/ece")  # what a row of several seeds has a mean and a std of
 WIDEST = 60  # characters of a cell
 MAX_SETTINGS = 1000  # a configuration with more is not one of ours
 
@@ -34,7 +37,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     check(options.folder.is_dir(), f"{options.folder}: there is no such folder; name one that holds runs")
     rows = compare(options.folder)
     check(bool(rows), f"{options.folder} holds no runs: name a folder with version_N in it")
-    print(_write(rows, options.format).encode(errors="backslashreplace").decode())
+    print(write(rows, options.format).encode(errors="backslashreplace").decode())
 
 
 def compare(folder: Path) -> list[Row]:
@@ -48,18 +51,49 @@ def compare(folder: Path) -> list[Row]:
         measured), and those settings that differ between the runs. ``status`` tells finished runs from others.
     """
     runs = sorted(path for path in folder.rglob("version_*") if path.is_dir())
-    read = [_read(path) for path in runs]
+    refused = [path.parent for path in folder.rglob("trial_*/result.json") if newest_run(path.parent) is None]
+    read = [_read(path) for path in runs] + [
+        ({**dict.fromkeys(METRICS), "status": _ended(path)}, {}) for path in refused
+    ]
     settings = [flat for _, flat in read]
-    keys = sorted({key for flat in settings for key in flat})
+    keys = sorted({key for flat in settings for key in flat} - {"trainer.default_root_dir"})
     readable = [flat for flat in settings if flat]
     differing = [key for key in keys if _differs([flat.get(key) for flat in readable], key)]
     rows = [
-        {"run": str(path.relative_to(folder)), "name": name, **row, **{key: flat.get(key) for key in differing}}
-        for path, name, (row, flat) in zip(runs, map(read_name, runs), read, strict=True)
+        {"run": spell(path), "name": read_name(path), **row, **{key: flat.get(key) for key in differing}}
+        for path, (row, flat) in zip([*runs, *refused], read, strict=True)
     ]
-    if not any(row["name"] for row in rows):
-        rows = [{key: value for key, value in row.items() if key != "name"} for row in rows]
+    rows += _gather(rows, differing)
+    empty = {"name"} if not any(row["name"] for row in rows) else set()
+    rows = [{key: value for key, value in row.items() if key not in empty} for row in rows]
     return sorted(rows, key=lambda row: (-(row["val/acc"] or 0), row["run"]))
+
+
+def _gather(rows: list[Row], settings: list[str]) -> list[Row]:
+    """Makes a row of the runs that differ in the seed alone: the mean of each metric, and its standard deviation."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["status"] == "finished":
+            same = repr([row.get(key) for key in settings if key != "seed_everything"])
+            groups.setdefault(same, []).append(row)
+    gathered = []
+    for group in groups.values():
+        seeds = len({row.get("seed_everything") for row in group})
+        if seeds < 2 or seeds < len(group):
+            continue
+        mean: Row = {**group[0], "run": f"{group[0]['run']} ...", "name": None, "status": f"mean of {seeds} seeds"}
+        mean["seed_everything"] = ",".join(str(row["seed_everything"]) for row in group)
+        for key in (*SPREAD, "seconds"):
+            values = [row[key] for row in group if row.get(key) is not None]
+            whole = len(values) == len(group)
+            mean[key] = statistics.mean(values) if whole else None
+            if key in SPREAD:
+                mean[f"{key} std"] = statistics.stdev(values) if whole else None
+        gathered.append(mean)
+    if gathered:
+        for row in rows:
+            row |= {f"{key} std": None for key in SPREAD}
+    return gathered
 
 
 def _differs(values: list[Any], key: str) -> bool:
@@ -77,8 +111,9 @@ def _read(path: Path) -> tuple[Row, Row]:
         history = read_history(path)
         row |= {"epochs": len(history), "seconds": read_seconds(path)}
         planned = flat.get("trainer.max_epochs")
-        row["status"] = "finished" if len(history) == planned else f"{len(history)} of {planned or '?'} epochs"
-        row["status"] += _running(path)
+        ended = len(history) == planned or mark_ended(path).exists()
+        row["status"] = "finished" if ended else f"{len(history)} of {planned or '?'} epochs"
+        row["status"] = _ended(path.parent.parent) or row["status"] + _running(path)
         scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]
         best = max(scored, key=lambda epoch: epoch["val/acc"], default={})
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
@@ -88,6 +123,14 @@ def _read(path: Path) -> tuple[Row, Row]:
         row["status"] = f"broken: {' '.join(reason.split())[:60]}"
         return row, {}
     return row, flat
+
+
+def _ended(trial: Path) -> str:
+    """Tells how the trial of a sweep has ended, if not as a training should."""
+    path = trial / "result.json"
+    result = json.loads(read_text(path)) if path.exists() else {}
+    why = f": {result['reason']}" if "reason" in result else ""
+    return "" if result.get("status", "complete") == "complete" else f"{result['status']}{why}"
 
 
 def _running(path: Path) -> str:
@@ -115,13 +158,15 @@ def _flatten(node: Any, prefix: str = "") -> Row:
     return flat
 
 
-def _write(rows: list[Row], style: str) -> str:
+def write(rows: list[Row], style: str) -> str:
+    """Writes rows in one of the ``FORMATS``."""
     if style == "json":
         return json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True)
     if style == "csv":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([[*rows[0]], *(row.values() for row in rows)])
         return text.getvalue().rstrip("\n")
+    rows = [_join(row) for row in rows]
     rows = [_shorten(row) for row in rows] if style == "text" else rows
     cells = [[_cell(value) for value in line] for line in (rows[0], *(row.values() for row in rows))]
     if style == "markdown":
@@ -139,6 +184,13 @@ def _write(rows: list[Row], style: str) -> str:
     if len(widths) < len(cells[0]):
         lines.append(f"({len(cells[0]) - len(widths)} more columns do not fit: --format csv has all)")
     return "\n".join(lines)
+
+
+def _join(row: Row) -> Row:
+    """Puts mean and standard deviation into one cell."""
+    std = {key: row.get(f"{key} std") for key in SPREAD}
+    joined = {key: f"{row[key]:.4f} ± {value:.4f}" for key, value in std.items() if value is not None}
+    return {key: joined.get(key, value) for key, value in row.items() if not key.endswith(" std")}
 
 
 def _shorten(row: Row) -> Row:

@@ -12,7 +12,7 @@ from fmnist.data.sampler import EpochSampler
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
 from fmnist.data.split import digest_split, resolve_size, split_by_content, stratified_split
-from fmnist.errors import check
+from fmnist.errors import check, of_place
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
 
@@ -100,6 +100,7 @@ class FashionMNISTDataModule(LightningDataModule):
         """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
         self.epoch = state_dict["epoch"]
 
+    @of_place()
     def prepare_data(self) -> None:
         """Makes sure that the data is on disk."""
         self.source.prepare()
@@ -126,6 +127,7 @@ class FashionMNISTDataModule(LightningDataModule):
             f"give --data.batch_size {near}",
         )
 
+    @of_place()
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         return self._rename(*self.source.load(train))
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import time
 import uuid
 from pathlib import Path
 
@@ -92,10 +93,11 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     """
     if spec not in (None, "best", "last"):
         path = expand(spec)
-        if not path.exists() and (root / LOGS / path / "config.yaml").is_file():
+        if not path.exists() and (root / LOGS / path).is_dir():
             path = root / LOGS / path  # as compare prints it
         elif not path.exists():
             path = _named(spec, root) or path
+        path = newest_run(path) or path  # a folder of runs, such as a trial of a sweep
         if (path / "config.yaml").is_file():  # a run
             path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
         if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):
@@ -144,23 +146,49 @@ def find_requeued(root: Path, config: str) -> Path | None:
     return None
 
 
-def lock(run: Path) -> int | None:
-    """Takes a run for this process, until it ends or closes what is returned.
+def lock(folder: Path, wait: float = 0.0) -> int | None:
+    """Takes a folder for this process, until it ends or closes what is returned.
+
+    Args:
+        folder: A run, a trial or a sweep.
+        wait: Seconds to go on trying: somebody may only be looking.
 
     Returns:
-        A handle; None if another process has the run.
+        A handle; None if another process has the folder.
     """
     try:
         import fcntl
     except ImportError:  # on Windows, which does not even open a folder, a run is not protected
         return os.open(os.devnull, os.O_RDONLY)
-    handle = os.open(run, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+    handle = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if time.monotonic() > end:
+                os.close(handle)
+                return None
+            time.sleep(0.02)
+
+
+def newest_run(root: Path) -> Path | None:
+    """Returns the newest run below a folder that holds ``lightning_logs``; None if there is none."""
+    versions = _versions(root / LOGS)
+    return root / LOGS / f"version_{max(versions)}" if versions else None
+
+
+def mark_ended(run: Path) -> Path:
+    """Returns the file that tells that a training has ended by itself, not been stopped."""
+    return run / "ended"
+
+
+def spell(run: Path) -> str:
+    """Writes a run as ``--ckpt_path`` takes it: from ``lightning_logs`` on, a trial of a sweep by its folder."""
+    holder = run.parent.parent
+    path = holder if (holder / "trial.json").exists() and newest_run(holder) == run else run
+    return str(path.relative_to(LOGS) if path.is_relative_to(LOGS) else path)
 
 
 def _versions(logs: Path) -> list[int]:

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from fmnist.errors import check
+from fmnist.errors import PlaceError
 from fmnist.files import PARTS, atomic_path
 from fmnist.runs import folder as runs
 from fmnist.runs.settings import SHARED_KEYS
@@ -50,6 +50,7 @@ class RunFolder(SaveConfigCallback):
         self.tensorboard = tensorboard
         self.name = name
         self.handle: int | None = None
+        self.folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claims nothing yet: a mistake that is found while things are set up must leave no folder.
@@ -62,7 +63,7 @@ class RunFolder(SaveConfigCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Claims a folder, or takes that of the checkpoint, and sends everything there."""
-        folder = trainer.strategy.broadcast(self._claim(trainer) if trainer.is_global_zero else Path())
+        self.folder = folder = trainer.strategy.broadcast(self._claim(trainer) if trainer.is_global_zero else Path())
         default = str(Path(trainer.default_root_dir) / "checkpoints")  # where a user's own ModelCheckpoint would write
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
@@ -76,6 +77,11 @@ class RunFolder(SaveConfigCallback):
             logs = folder.parent
             options: dict[str, Any] = {"default_hp_metric": False, "purge_step": self.step}
             trainer.loggers = [_TensorBoard(logs.parent, logs.name, folder.name, **options)]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that the training has ended by itself."""
+        if self.folder and trainer.is_global_zero:
+            runs.mark_ended(self.folder).touch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets others continue the run."""
@@ -93,10 +99,12 @@ class RunFolder(SaveConfigCallback):
             root, here = Path(trainer.default_root_dir), Path.cwd()
             root = root.relative_to(here) if root.is_relative_to(here) else root
             folder = runs.claim(root, config, self.name)
-            self.handle = runs.lock(folder)
+            self.handle = runs.lock(folder, wait=2)
             return folder
-        self.handle = runs.lock(self.continued)
-        check(self.handle is not None, f"{self.continued} is being trained by another process: stop that one first")
+        self.handle = runs.lock(self.continued, wait=2)  # compare may be looking
+        if self.handle is None:
+            raise PlaceError(f"{self.continued} is being trained by another process: stop that one first")
+        runs.mark_ended(self.continued).unlink(missing_ok=True)
         for part in self.continued.rglob(PARTS):  # of the process that was killed
             part.unlink()
         with atomic_path(self.continued / "config.yaml") as part:

@@ -1,0 +1,127 @@
+"""What a sweep promises when its processes die, tried with real ones.
+
+    python benchmarks/crash_sweep.py [--points 12] [--kills 20] [--root data]
+
+A grid of small trainings is swept once undisturbed. Then three processes sweep it in one folder, and at random
+moments a sweep, a training or both of a trial are killed (SIGKILL); a sweep that was killed is started again.
+Prints what was killed; exits with 1 unless every point has been finished exactly once, with results that equal
+the undisturbed ones byte for byte.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from fmnist.runs.folder import newest_run
+
+CONFIG = Path(__file__).parent.parent / "configs" / "mlp.yaml"
+LITTLE = ("--model.hidden_dims=[32]", "--trainer.max_epochs=2", "--trainer.limit_train_batches=40")
+FOLDER = Path("lightning_logs/points")
+
+
+def main() -> int:
+    """Sweeps twice and compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=12, help="trainings of the grid (default 12)")
+    parser.add_argument("--kills", type=int, default=20, help="how often something is killed (default 20)")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data set (default data)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as quiet, tempfile.TemporaryDirectory() as wild:
+        for folder in (quiet, wild):
+            grid = {"config": str(CONFIG), "search": {"seed_everything": list(range(args.points))}}
+            (Path(folder) / "points.yaml").write_text(json.dumps(grid))  # JSON is YAML
+        started = time.monotonic()
+        assert start(Path(quiet), args.root).wait() == 0, "the undisturbed sweep failed"
+        seconds = time.monotonic() - started
+        killed = disturb(Path(wild), args.root, args.kills, seconds)
+        problems = differences(Path(wild) / FOLDER, Path(quiet) / FOLDER, args.points)
+    print(f"{args.points} points, three sweeps; killed: {dict(killed)}; {problems or 'all finished once, byte for byte'}")
+    return int(bool(problems))
+
+
+def start(folder: Path, root: Path) -> subprocess.Popen[bytes]:
+    """Starts a sweep in a process group of its own."""
+    command = [sys.executable, "-m", "fmnist", "sweep", "points.yaml", *LITTLE, f"--data.source.root={root.resolve()}"]
+    with (folder / "output.txt").open("a") as output:
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+
+
+def disturb(folder: Path, root: Path, kills: int, seconds: float) -> Counter[str]:
+    """Sweeps with three processes and kills at random moments; returns what was killed."""
+    draw = random.Random(0)
+    sweeps = [start(folder, root) for _ in range(3)]
+    killed: Counter[str] = Counter()
+    while sum(killed.values()) < kills and any(sweep.poll() is None for sweep in sweeps):
+        time.sleep(draw.uniform(0, 2 * seconds / max(1, kills)))
+        what = draw.choice(("sweep", "fit", "both"))
+        index = draw.randrange(3)
+        fits = children(sweeps[index].pid) if what == "both" else trainings(folder)
+        if what != "fit" and sweeps[index].poll() is None:
+            sweeps[index].kill()
+            sweeps[index].wait()
+            sweeps[index] = start(folder, root)
+            killed[what] += 1
+        if what != "sweep" and fits:
+            os.kill(draw.choice(fits), signal.SIGKILL)
+            killed["fit"] += what == "fit"
+    codes = [sweep.wait() for sweep in sweeps]
+    assert codes == [0, 0, 0], f"sweeps ended with {codes}: {(folder / 'output.txt').read_text()}"
+    return killed
+
+
+def trainings(folder: Path) -> list[int]:
+    """Returns the processes that train in a folder, whoever has started them."""
+    here = [pid for pid in processes() if read(pid, "cwd") == str(folder.resolve())]
+    return [pid for pid in here if "\0fit\0" in read(pid, "cmdline")]
+
+
+def children(parent: int) -> list[int]:
+    """Returns the processes that a process has started."""
+    return [pid for pid in processes() if f"\nPPid:\t{parent}\n" in read(pid, "status")]
+
+
+def processes() -> list[int]:
+    """Returns the numbers of all processes."""
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def read(pid: int, name: str) -> str:
+    """Reads what the system says of a process; nothing once it is gone."""
+    path = Path(f"/proc/{pid}/{name}")
+    try:
+        return os.readlink(path) if name == "cwd" else path.read_text()
+    except OSError:
+        return ""
+
+
+def differences(found: Path, wanted: Path, points: int) -> list[str]:
+    """Compares the results of all trials, by what they tried."""
+    wild, quiet = results(found), results(wanted)
+    problems = [f"{len(wild)} trials"] if len(wild) != points else []
+    problems += [f"point {point} differs" for point in quiet if wild.get(point) != quiet[point]]
+    drafts = [path.name for pattern in (".[0-9a-f]*", "trial_*/**/.*.part") for path in found.glob(pattern)]
+    return problems + [f"{name} is left" for name in drafts]
+
+
+def results(folder: Path) -> dict[str, tuple[bytes, ...]]:
+    """Returns what each trial has reached, by what it tried."""
+    return {
+        (trial / "trial.json").read_text(): (
+            (trial / "result.json").read_bytes(),
+            (newest_run(trial) or trial).joinpath("metrics.csv").read_bytes(),
+            (newest_run(trial) or trial).joinpath("checkpoints/best.ckpt").read_bytes(),
+        )
+        for trial in folder.glob("trial_*")
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Many trainings: what is tried, where it lies, and who trains what."""
