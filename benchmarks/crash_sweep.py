@@ -43,7 +43,9 @@ def main() -> int:
         seconds = time.monotonic() - started
         killed = disturb(Path(wild), args.root, args.kills, seconds)
         problems = differences(Path(wild) / FOLDER, Path(quiet) / FOLDER, args.points)
-    print(f"{args.points} points, three sweeps; killed: {dict(killed)}; {problems or 'all finished once, byte for byte'}")
+    print(
+        f"{args.points} points, three sweeps; killed: {dict(killed)}; {problems or 'all finished once, byte for byte'}"
+    )
     return int(bool(problems))
 
 
@@ -97,7 +99,7 @@ def read(pid: int, name: str) -> str:
     """Reads what the system says of a process; nothing once it is gone."""
     path = Path(f"/proc/{pid}/{name}")
     try:
-        return os.readlink(path) if name == "cwd" else path.read_text()
+        return str(path.readlink()) if name == "cwd" else path.read_text()
     except OSError:
         return ""
 
