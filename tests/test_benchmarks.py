@@ -1,6 +1,5 @@
 """The scripts behind the README's figures, each in a process of its own on very little work."""
 
-import csv
 import json
 import os
 import subprocess
@@ -25,51 +24,6 @@ def run(workplace, real_root):
         return done.stdout + done.stderr
 
     return run
-
-
-def test_seeds_prints_saves_and_continues(run, workplace):
-    config = ROOT / "configs" / "mlp.yaml"
-    words = (config, *LITTLE, "--trainer.max_epochs=1")
-    out = run("seeds.py", *words)
-    assert "test/acc: 0." in out
-    assert "± 0.0000" in out
-    saved = json.loads((workplace / "lightning_logs/seeds/mlp/results.json").read_text())
-    assert saved["summary"]["test/acc"]["mean"] == saved["runs"][0]["test/acc"]
-    again = run("seeds.py", *words)
-    assert "epoch 1/1" not in again, "a finished seed is not trained again"
-    assert again.splitlines()[-1] == out.splitlines()[-1]
-    other = run("seeds.py", *words, "--model.dropout=0.1", code=1)
-    assert "Give another --name" in other, "results of other options are not passed off as these"
-
-
-def test_search_records_trials_once_and_goes_on_with_a_stopped_one(run, workplace):
-    (workplace / "little").mkdir()
-    settings = [
-        "seed_everything: 0",
-        "trainer: {max_epochs: 2, enable_progress_bar: false}",
-        "model: {hidden_dims: [8]}",
-    ]
-    (workplace / "little/base.yaml").write_text("\n".join([*settings, "data: {val_size: 58000}"]))
-    grid = workplace / "little/grid.yaml"
-    grid.write_text("config: base.yaml\ntrials:\n  base:\n  mixup: --model.mixup 0.2\n")
-    stopped = workplace / "lightning_logs/search/little/mixup"
-    words = ("--config", "little/base.yaml", "--model.mixup=0.2", "--trainer.default_root_dir", stopped)
-    assert spawn("fit", *words, "--trainer.max_epochs=1", cwd=workplace).returncode == 0
-    out = run("search.py", grid)
-    rows = read_table(workplace / "little/grid.csv")
-    assert [(row["trial"], row["epochs"]) for row in rows] == [("base", "2"), ("mixup", "2")]
-    assert 0.3 < float(rows[0]["val_acc"]) <= float(rows[0]["val_acc_best"]) < 0.9
-    assert "--model.mixup 0.2" in out
-    assert "epoch 1/2" not in (stopped / "output.txt").read_text()
-    grid.write_text(grid.read_text() + "  bad: --model.mixup -1\n")
-    done = run("search.py", grid, code=1)
-    assert done.splitlines()[-1].startswith("search: trial bad ended with exit code 2: see ")
-    assert read_table(workplace / "little/grid.csv") == rows, "finished trials are not run again"
-
-
-def read_table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_quickstart_prints_the_published_table_beside_ours(run):

@@ -69,7 +69,7 @@ def test_lightning_stays_upstairs():
 
 def test_no_verb_imports_the_command():
     for path in FILES:
-        if room(path) == "cli" and path.name != "command.py":
+        if room(path) == "cli" and path.name not in ("command.py", "sweep.py"):  # a sweep asks it to read words
             assert not [found for found in own(path) if found.name == "command.py"], name(path)
 
 

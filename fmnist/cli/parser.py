@@ -21,7 +21,7 @@ EVALUATION_FLAGS = {f"trainer.{flag}" for flag in ("accelerator", "devices", "pr
 TRAINING_FLAGS = {
     f"trainer.{flag}"
     for flag in (
-        *("accelerator", "devices", "num_nodes", "precision", "max_epochs", "accumulate_grad_batches"),
+        *("accelerator", "devices", "precision", "max_epochs", "accumulate_grad_batches"),
         *("gradient_clip_val", "callbacks", "logger", "enable_progress_bar", "fast_dev_run", "default_root_dir"),
     )
 }

@@ -121,11 +121,8 @@ class FashionMNISTDataModule(LightningDataModule):
     def check_batch_size(self, world_size: int) -> None:
         """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
         near = max(1, round(self.batch_size / world_size)) * world_size
-        check(
-            self.batch_size % world_size == 0,
-            f"data.batch_size {self.batch_size} cannot be shared equally by {world_size} devices: "
-            f"give --data.batch_size {near}",
-        )
+        what = f"data.batch_size {self.batch_size} cannot be shared equally by {world_size} devices"
+        check(self.batch_size % world_size == 0, f"{what}: give --data.batch_size {near}")
 
     @of_place()
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -188,7 +188,9 @@ def spell(run: Path) -> str:
     """Writes a run as ``--ckpt_path`` takes it: from ``lightning_logs`` on, a trial of a sweep by its folder."""
     holder = run.parent.parent
     path = holder if (holder / "trial.json").exists() and newest_run(holder) == run else run
-    return str(path.relative_to(LOGS) if path.is_relative_to(LOGS) else path)
+    here, path = Path.cwd(), path.absolute()
+    near = next((base for base in (here / LOGS, here) if path.is_relative_to(base)), None)
+    return str(path.relative_to(near) if near else path)
 
 
 def _versions(logs: Path) -> list[int]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import random
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,8 +65,13 @@ class Range:
             return rng.choice(self.values())
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         number = low + rng.random() * (high - low)
-        number = min(self.high, max(self.low, math.exp(number) if self.log else number))
-        return round(number) if self.whole else number
+        return self.round(math.exp(number) if self.log else number)
+
+    def round(self, number: float) -> float:
+        """Returns a number of the range that can be read: whole, a step, or of four digits."""
+        if self.whole or self.step:
+            return number if self.step else round(min(self.high, max(self.low, number)))
+        return min(self.high, max(self.low, float(f"{number:.4g}")))
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def read_plan(path: Path) -> Plan:
     configs = given.get("config")
     configs = configs if isinstance(configs, list) else [configs]
     check(all(isinstance(config, str) for config in configs), f"{path}: config names the configuration to begin with")
-    given["config"] = [str(path.parent / config) for config in configs]
+    given["config"] = [os.path.normpath(path.parent / config) for config in configs]
     for config in given["config"]:
         check(Path(config).is_file(), f"{path}: there is no configuration {config}")
     searched = given.get("search") or {}
@@ -158,6 +164,11 @@ def read_plan(path: Path) -> Plan:
     given["named"] = {str(name): _read_named(str(name), point) for name, point in given["named"].items()}
     given.setdefault("mode", "max" if str(given.get("metric", "acc")).endswith("acc") else "min")
     plan = Plan(**given)
+    _check_values(plan, path)
+    return plan
+
+
+def _check_values(plan: Plan, path: Path) -> None:
     for name, kind in Plan.__annotations__.items():
         value, choices = getattr(plan, name), [choice for choice in get_args(kind) if isinstance(choice, str)]
         check(not choices or value in choices, f"{path}: {name} is {value}: choose from {', '.join(choices)}")
@@ -170,7 +181,6 @@ def read_plan(path: Path) -> Plan:
     if plan.sampler == "grid":
         endless = [n for n, s in plan.search.items() if isinstance(s, Range) and not s.step and not s.whole]
         check(not endless, f"{path}: search.{''.join(endless[:1])} has no end in a grid: give a list, or a step")
-    return plan
 
 
 def _read_space(name: str, given: Any) -> Range | list[Any]:
@@ -187,7 +197,10 @@ def _read_space(name: str, given: Any) -> Range | list[Any]:
 
 
 def _read_named(name: str, given: Any) -> Point | list[str]:
-    point = shlex.split(given) if isinstance(given, str) else {} if given is None else given
+    try:
+        point = shlex.split(given) if isinstance(given, str) else {} if given is None else given
+    except ValueError as error:
+        raise UserError(f"try.{name}: {error}") from error
     check(isinstance(point, dict | list), f"try.{name} is {given}: give options and values, such as {{data.shift: 0}}")
     return {str(option): value for option, value in point.items()} if isinstance(point, dict) else point
 

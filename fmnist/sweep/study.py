@@ -6,7 +6,7 @@ from typing import Any
 
 from fmnist.errors import check
 from fmnist.seeds import mix_seeds
-from fmnist.sweep.space import Plan, Point, as_text
+from fmnist.sweep.space import Plan, Point, Range, as_text
 from fmnist.sweep.trials import Trial
 
 STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}  # without a result it is running
@@ -14,12 +14,8 @@ STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}  # witho
 
 def ask(plan: Plan, trials: Sequence[Trial], *numbers: int) -> Point:
     """Asks for the next point, with a seed mixed of the sweep's and these numbers."""
-    space = {name: values for name, values in plan.space.items() if isinstance(values, list)}
     asked = _make_study(plan, trials, *numbers).ask(_distributions(plan)).params
-    return {
-        name: next(v for v in space[name] if as_text(v) == value) if name in space else value
-        for name, value in asked.items()
-    }
+    return {name: _read(plan.space[name], value) for name, value in asked.items()}
 
 
 def is_hopeless(plan: Plan, trials: Sequence[Trial], trial: Trial) -> bool:
@@ -51,6 +47,10 @@ def _make_study(plan: Plan, trials: Sequence[Trial], *numbers: int) -> Any:
             )
         )
     return study
+
+
+def _read(space: Range | list[Any], value: Any) -> Any:
+    return space.round(value) if isinstance(space, Range) else next(v for v in space if as_text(v) == value)
 
 
 def _params(plan: Plan, point: Point | list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -24,6 +25,8 @@ class Prelude(Callback):
         if not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
 
+    precision = "highest"  # of matrix products outside of training steps
+
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Builds the network, in the precision of the trainer.
 
@@ -45,3 +48,23 @@ class Prelude(Callback):
                 # The pass that gathers the statistics of the averaged network also evaluates and saves it;
                 # without one the average would come after the last checkpoint.
                 callback.pl_module_contains_batch_norm = lambda pl_module: True  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Notes the precision of matrix products."""
+        self.precision = torch.get_float32_matmul_precision()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
+        """Takes the one of training steps."""
+        torch.set_float32_matmul_precision(pl_module.hparams["matmul_precision"])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Puts the one of before back: an evaluation is the same with every setting."""
+        torch.set_float32_matmul_precision(self.precision)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Puts the precision back."""
+        torch.set_float32_matmul_precision(self.precision)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Puts the precision back."""
+        torch.set_float32_matmul_precision(self.precision)
