@@ -22,7 +22,7 @@ from fmnist.model.calibration import fit_temperature
 MAIN = Path(__file__).parent.parent / "configs" / "mlp.yaml"
 NETWORKS = {
     "mlp.yaml on 50,000 images": (10_000, ("--config", str(MAIN))),
-    "on 240 images": (59_760, ("--config", str(MAIN), "--data.batch_size=24", "--trainer.check_val_every_n_epoch=15")),
+    "on 240 images": (59_760, ("--config", str(MAIN), "--data.batch_size=24", "--trainer.check_val_every_n_epoch=40")),
 }
 SIZES = (24, 100, 500, 5000)
 SUBSETS = 20

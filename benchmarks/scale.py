@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 CONFIG = Path(__file__).parent.parent / "configs" / "mlp.yaml"
+PLAIN = ("--data.batch_size=128", "--model.normalization=none", "--model.mixup=0", "--data.shift=0")
 
 
 def main() -> None:
@@ -40,7 +41,16 @@ def epochs(count: int, root: str, options: list[str]) -> list[float]:
     """Trains three epochs and returns the seconds of the second and the third."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--config", CONFIG, "--data.source.root", Path(root).resolve(), "--trainer.default_root_dir", folder]
-        words += ["--trainer.accelerator", "cpu", "--trainer.devices", count, "--trainer.max_epochs", 3, *options]
+        words += [
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.devices",
+            count,
+            "--trainer.max_epochs",
+            3,
+            *PLAIN,
+            *options,
+        ]
         command = [sys.executable, "-m", "fmnist", "fit", *map(str, words)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         (times,) = Path(folder).rglob("times.csv")

@@ -302,3 +302,20 @@ def test_a_forked_training_gives_its_weights_back(fit):
     accuracy = (model.eval()(data.val_set.images).argmax(1) == data.val_set.labels).float().mean().item()
     assert accuracy == pytest.approx(trainer.callback_metrics["val/acc"].item())
     assert accuracy > 0.9
+
+
+def test_the_precision_of_products_is_that_of_training_steps_alone(small_data, tmp_path):
+    seen = set()
+
+    class Look(Callback):
+        def on_before_optimizer_step(self, *_):
+            seen.add(("step", torch.get_float32_matmul_precision()))
+
+        def on_validation_batch_start(self, *_):
+            seen.add(("validation", torch.get_float32_matmul_precision()))
+
+    trainer = Trainer(max_epochs=1, limit_train_batches=2, val_check_interval=1, logger=False, callbacks=[Look()])
+    data = FashionMNISTDataModule(FashionMNIST(tmp_path), batch_size=100, val_size=100)
+    trainer.fit(ImageClassifier(hidden_dims=[4], matmul_precision="medium"), data)
+    assert seen == {("step", "medium"), ("validation", "highest")}
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -1,15 +1,19 @@
-"""Write a trained model as a file that needs neither fmnist nor torch."""
+"""Write a trained model as a file that needs neither fmnist nor torch: ONNX, or a page to show it with."""
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
+from fmnist import __version__
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
 from fmnist.cli.start import find_start
 from fmnist.errors import check
 from fmnist.files import atomic_path, check_target, expand
-from fmnist.inference.onnx import CHECKED, NEEDED, TOLERANCE, compare, to_onnx
+from fmnist.inference import onnx, page
+from fmnist.inference.onnx import NEEDED, to_onnx
 from fmnist.inference.predictor import Predictor
 from fmnist.runs.checkpoint import load_model
+from fmnist.runs.tables import percent, read_test
 
 EXAMPLE = "fmnist export --output model.onnx"
 
@@ -17,27 +21,54 @@ EXAMPLE = "fmnist export --output model.onnx"
 def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``export``, described in a few words, with what was typed after it.
 
-    The file takes ``images``, uint8 (N, 1, 28, 28), and gives ``probabilities``, float32
+    An ONNX file takes ``images``, uint8 (N, 1, 28, 28), and gives ``probabilities``, float32
     (N, num_classes), normalization and calibration included. Class names and origin are in its metadata.
-    It is compared with the model before it is written.
+    A page computes by itself. Either is compared with the model before it is written.
     """
     parser = PlainParser("export", description, EXAMPLE)
-    parser.add_argument("--output", type=expand, required=True, help="File to write, .onnx.")
+    parser.add_argument("--output", type=expand, required=True, help="File to write, .onnx or .html.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     add_checkpoint_arguments(parser)
     path = parser.parse_args([*argv]).output
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    check(path.suffix in MAKERS, f"--output {path}: the name must end in {' or '.join(MAKERS)}")
+    missing = [name for name in NEEDED if path.suffix == ".onnx" and importlib.util.find_spec(name) is None]
     check(not missing, f"export needs {', '.join(missing)}: pip install 'fmnist[export]'")
-    check(path.suffix == ".onnx", f"--output {path}: the name must end in .onnx")
     check_target(path, "--overwrite" in argv)
     start = find_start("export", [*argv])
     predictor = Predictor(load_model(start.path, start.checkpoint), start.checkpoint.get("conversion"))
     print(f"export: {start.path}")
-    content = to_onnx(predictor, start.path)
-    largest, agreeing = compare(predictor, content)
-    print(f"onnxruntime on {CHECKED:,} images: largest difference {largest:.1e}, same class for {agreeing:.2%}")
-    check(largest <= TOLERANCE, f"the file differs from the model by {largest:.1e}, more than {TOLERANCE}: not written")
+    content = MAKERS[path.suffix](predictor, start.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:
         part.write_bytes(content)
     print(f"written: {path} ({len(content) / 1e6:.1f} MB)")
+
+
+def _onnx(predictor: Predictor, checkpoint: Path) -> bytes:
+    content = to_onnx(predictor, checkpoint)
+    _check("onnxruntime", onnx.TOLERANCE, *onnx.compare(predictor, content))
+    return content
+
+
+def _page(predictor: Predictor, checkpoint: Path) -> bytes:
+    content = page.to_page(predictor, _origin(checkpoint))
+    _check("the page's weights", page.TOLERANCE, *page.compare(predictor, content))
+    return content.encode()
+
+
+def _check(what: str, tolerance: float, largest: float, agreeing: float) -> None:
+    print(f"{what} on {onnx.CHECKED:,} images: largest difference {largest:.1e}, same class for {agreeing:.2%}")
+    check(largest <= tolerance, f"the file differs from the model by {largest:.1e}, more than {tolerance}: not written")
+
+
+def _origin(checkpoint: Path) -> str:
+    """Says where a model comes from, and what its test has measured."""
+    try:
+        test = read_test(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
+        test = {}
+    accuracy = f", {percent(test['acc'])} of {test['num_samples']:,} test images right" if test else ""
+    return f"Made by fmnist {__version__} from {checkpoint}{accuracy}."
+
+
+MAKERS = {".onnx": _onnx, ".html": _page}

@@ -1,0 +1,119 @@
+"""A trained model as one HTML file: it needs no network, no server and no other file."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from torch import nn
+
+from fmnist.errors import check
+from fmnist.inference.predictor import Predictor
+from fmnist.model.mlp import ACTIVATIONS, MLP, PixelNormalization
+
+CHECKED = 1000  # images on which the page is compared with the model
+TOLERANCE = 0.01  # of a probability: weights have 11 bits in the page
+SIDE = 28
+HERE = Path(__file__).parent
+CLOTHES = 10  # images in examples.bin, one of each class of Fashion-MNIST
+NAMES = ("T-shirt/top", "Ankle boot")  # the first and the last of its classes
+
+
+def to_page(predictor: Predictor, origin: str) -> str:
+    """Returns the content of the page.
+
+    Args:
+        predictor: The model.
+        origin: What it says of itself, such as its checkpoint and the accuracy of its test.
+
+    Raises:
+        UserError: The page cannot compute the network, or cannot convert pictures as in training.
+    """
+    network, transform = predictor.model.network, predictor.description.get("transform")
+    check(isinstance(network, MLP), f"the page cannot compute {type(network).__name__}: give --output FILE.onnx")
+    check(not transform, f"the page cannot convert pictures by the transform {transform}: give --output FILE.onnx")
+    temperature = predictor.model.temperature.item()
+    return render({"origin": origin, "temperature": temperature, **_describe(predictor), **_fold(network)})
+
+
+def render(model: dict[str, Any]) -> str:
+    """Fills the template with what the page knows of a model."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
+    data = json.dumps(model).replace("<", "\\u003c")  # no text can end the script that it stands in
+    return environment.get_template("page.html.j2").render(data=data, names=model["classes"])
+
+
+def _describe(predictor: Predictor) -> dict[str, Any]:
+    names = list(predictor.class_names)
+    known = len(names) == CLOTHES and (names[0], names[-1]) == NAMES
+    return {
+        "classes": names,
+        "conversion": predictor.conversion,
+        "examples": _encode((HERE / "examples.bin").read_bytes()) if known else "",
+    }
+
+
+def _fold(network: nn.Module) -> dict[str, Any]:
+    """Writes an MLP as dense layers, batch normalization folded in."""
+    layers: list[dict[str, Any]] = []
+    activation, scale, offset = "relu", 1.0, 0.0
+    for module in network:  # type: ignore[attr-defined]
+        if isinstance(module, PixelNormalization):
+            scale, offset = module.scale, module.offset
+        elif isinstance(module, nn.Linear):
+            bias = torch.zeros(module.out_features) if module.bias is None else module.bias
+            layers.append({"weights": module.weight.detach().cpu().double(), "bias": bias.detach().cpu().double()})
+        elif isinstance(module, nn.BatchNorm1d):
+            mean, variance = module.running_mean, module.running_var
+            assert mean is not None
+            assert variance is not None
+            factor = (module.weight.detach().double() / (variance.double() + module.eps).sqrt()).cpu()
+            layers[-1]["weights"] *= factor[:, None]
+            layers[-1]["bias"] = (layers[-1]["bias"] - mean.cpu()) * factor + module.bias.detach().cpu()
+        else:
+            activation = next((name for name, kind in ACTIVATIONS.items() if type(module) is kind), activation)
+    return {
+        "scale": scale,
+        "offset": offset,
+        "activation": activation,
+        "layers": [
+            {
+                "inputs": layer["weights"].shape[1],
+                "outputs": layer["weights"].shape[0],
+                # (inputs, outputs), so that a pixel that is black costs nothing
+                "weights": _encode(layer["weights"].T.contiguous().numpy().astype("<f2").tobytes()),
+                "bias": _encode(layer["bias"].numpy().astype("<f4").tobytes()),
+            }
+            for layer in layers
+        ],
+    }
+
+
+def _encode(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def compare(predictor: Predictor, page: str) -> tuple[float, float]:
+    """Computes by the page's steps, with the weights as they stand in it, and compares with the model.
+
+    Returns:
+        The largest difference between two probabilities, and the share of images with the same class.
+    """
+    model = json.loads(page.partition('id="model">')[2].partition("</script>")[0])
+    random = np.random.default_rng(0)
+    strength = random.random((CHECKED, 1, 1, 1))
+    images = (random.random((CHECKED, 1, SIDE, SIDE)) ** (4 * strength) * strength * 255).astype(np.uint8)
+    values = images.reshape(CHECKED, -1) * np.float32(model["scale"]) + np.float32(model["offset"])
+    activate = ACTIVATIONS[model["activation"]]()
+    for number, layer in enumerate(model["layers"]):
+        weights = np.frombuffer(base64.b64decode(layer["weights"]), "<f2").astype(np.float32)
+        bias = np.frombuffer(base64.b64decode(layer["bias"]), "<f4")
+        values = values @ weights.reshape(layer["inputs"], layer["outputs"]) + bias
+        if number < len(model["layers"]) - 1:
+            values = activate(torch.from_numpy(values)).numpy()
+    found = torch.from_numpy(values / np.float32(model["temperature"])).softmax(1).numpy()
+    expected = predictor.probabilities(torch.from_numpy(images)).numpy()
+    return float(np.abs(found - expected).max()), float((found.argmax(1) == expected.argmax(1)).mean())

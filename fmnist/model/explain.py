@@ -1,0 +1,41 @@
+"""Which pixels decided: what covering them does to the probability of a class."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmnist.model.trained import TrainedModel
+
+SIZE = 5  # pixels of a side of the square that covers
+
+
+def occlude(model: TrainedModel, image: Tensor, label: int | None = None) -> Tensor:
+    """Tells how much each pixel speaks for a class (occlusion, Zeiler & Fergus 2014, arXiv:1311.2901).
+
+    A black square of 5 x 5 pixels is put on every place. A pixel is worth what the logarithm of the probability
+    loses, in the mean over the squares that cover it. Any network can be asked.
+
+    Args:
+        model: A trained model.
+        image: uint8 (1, 28, 28).
+        label: The class; the most probable one if not given.
+
+    Returns:
+        float (28, 28) on the CPU, in nats: above 0 where a pixel speaks for the class.
+    """
+    side = image.shape[-1]
+    rows = torch.arange(side)
+    near = (rows[:, None] - rows).abs() <= SIZE // 2  # (28, 28): square at, pixel
+    squares = (near[:, None, :, None] & near[None, :, None, :]).reshape(side * side, 1, side, side)
+    covered = torch.where(squares, torch.zeros_like(image), image)
+    with torch.inference_mode():
+        device = model.temperature.device
+        known = model(image[None].to(device)).cpu().log()[0]
+        label = int(known.argmax()) if label is None else label
+        parts = torch.split(covered, 196)
+        loss = known[label] - torch.cat([model(part.to(device)).cpu() for part in parts]).log()[:, label]
+    kernel = torch.ones(1, 1, SIZE, SIZE)
+    maps = torch.stack([loss.clamp(-30, 30).view(side, side), torch.ones(side, side)])[:, None]
+    total, count = F.conv2d(maps, kernel, padding=SIZE // 2)
+    worth: Tensor = total / count
+    return worth[0]
