@@ -3,11 +3,13 @@
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from fmnist.sweep.space import read_plan
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -31,6 +33,9 @@ def test_commands_of_the_readme_work(clone, cli):
     assert cli("fit", "--config", "configs/mlp.yaml", *small)[0] == 0
     for command in COMMANDS:
         words = shlex.split(command)[3:]
+        if words[0] == "sweep":
+            assert read_plan(Path(words[1])).space  # test_sweep.py trains
+            continue
         if words[0] == "prepare":
             words += small[:2]
         if words[0] == "fit" and "--help" not in words:
