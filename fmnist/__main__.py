@@ -22,7 +22,8 @@ VERBS = {
     "test": ("command", "evaluate a trained model on the official test images"),
     "predict": ("command", "classify pictures or the test images, into a file or on the screen"),
     "prepare": ("prepare", "fetch and verify the data, and describe it"),
-    "export": ("export", "write a trained model as an ONNX file, which needs neither fmnist nor torch"),
+    "export": ("export", "write a trained model as a file that needs neither fmnist nor torch: ONNX, or a page"),
+    "serve": ("serve", "show a trained model as a page, and classify what is sent to it"),
     "sweep": ("sweep", "run many trainings from one file, and go on after anything"),
     "compare": ("compare", "show all runs in one table"),
 }

@@ -35,7 +35,7 @@ def test_every_verb_has_a_help(cli, verb):
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: fmnist {verb} [options]")
     assert ("--data.val_size" in out) == (verb in ("fit", "validate", "prepare"))
-    assert ("--data.source" in out) == (verb not in ("export", "compare", "sweep"))
+    assert ("--data.source" in out) == (verb not in ("export", "compare", "serve", "sweep"))
     for option in ("--data.flip", "--data.shift", "--data.batch_size", "--seed_everything", "--trainer.max_epochs"):
         assert (option in out) == (verb == "fit"), f"{option} does something for fit alone"
     assert f"example: fmnist {verb} " in out

@@ -51,7 +51,7 @@ def _onnx(predictor: Predictor, checkpoint: Path) -> bytes:
 
 
 def _page(predictor: Predictor, checkpoint: Path) -> bytes:
-    content = page.to_page(predictor, _origin(checkpoint))
+    content = page.to_page(predictor, describe_origin(checkpoint))
     _check("the page's weights", page.TOLERANCE, *page.compare(predictor, content))
     return content.encode()
 
@@ -61,7 +61,7 @@ def _check(what: str, tolerance: float, largest: float, agreeing: float) -> None
     check(largest <= tolerance, f"the file differs from the model by {largest:.1e}, more than {tolerance}: not written")
 
 
-def _origin(checkpoint: Path) -> str:
+def describe_origin(checkpoint: Path) -> str:
     """Says where a model comes from, and what its test has measured."""
     try:
         test = read_test(checkpoint)

@@ -127,10 +127,23 @@ class Predictor:
 
     def read(self, picture: str | Path | IO[bytes]) -> Converted:
         """Reads a picture's file and converts it as in training; see ``fmnist.data.photos.read_picture``."""
-        self._check_transform()
+        self.check_transform()
         return read_picture(picture, self.transform, self.conversion)
 
-    def _check_transform(self) -> None:
+    def read_bytes(self, content: bytes) -> Converted:
+        """Reads the content of a picture's file and converts it as in training.
+
+        Raises:
+            PictureError: It is no picture, is damaged, or is too large.
+        """
+        return self.read(io.BytesIO(content))
+
+    def classify_converted(self, converted: Converted) -> Prediction:
+        """Classifies a picture that has been converted."""
+        return self._classify([converted])[0]
+
+    def check_transform(self) -> None:
+        """Raises a ``UserError`` if training had a transform that was not given."""
         missing = self.description.get("transform") if self.transform is None else None
         check(
             not missing,
@@ -148,7 +161,7 @@ class Predictor:
                 name = picture if isinstance(picture, str | Path) else getattr(picture, "name", "the picture")
                 raise ValueError(f"{name} {error}") from error
         if isinstance(picture, Image.Image):
-            self._check_transform()
+            self.check_transform()
             try:
                 return convert(apply(self.transform, picture) if self.transform else picture, self.conversion)
             except OSError as error:

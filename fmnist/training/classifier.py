@@ -52,14 +52,13 @@ class ImageClassifier(LeanModule):
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
         mixup: Blend training images and their labels in pairs; 0.2 is usual, 0 for none. The shares are
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
-        matmul_precision: Arithmetic of float32 matrix products in training steps. ``medium`` is faster on GPUs with
-            tensor cores and on processors with bfloat16; evaluation always computes in ``highest``.
+        matmul_precision: Arithmetic of float32 products in training steps; ``medium`` can be faster on new devices.
         class_weights: ``balanced`` gives all classes the same weight together, in training only. The loss of
             an image is divided by its class's share of the training images.
         network: Another network than the MLP, by the path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
-        weights: A checkpoint or run to begin with: its weights and its pixels' mean and std, but not its optimizer. The
-            last layer is drawn anew, if its classes are not those of the data.
+        weights: A checkpoint or run to begin with: weights, and mean and std of the pixels. A last layer of other
+            classes is drawn anew.
         class_names: Names of the classes; those of the data if not given.
     """
 
