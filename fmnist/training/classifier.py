@@ -52,7 +52,7 @@ class ImageClassifier(LeanModule):
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
         mixup: Blend training images and their labels in pairs; 0.2 is usual, 0 for none. The shares are
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
-        matmul_precision: Arithmetic of float32 products in training steps; ``medium`` can be faster on new devices.
+        matmul_precision: Arithmetic of float32 products in training steps. ``medium`` can be faster on new devices.
         class_weights: ``balanced`` gives all classes the same weight together, in training only. The loss of
             an image is divided by its class's share of the training images.
         network: Another network than the MLP, by the path of a class or a function. Called as
