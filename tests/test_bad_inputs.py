@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fmnist import ImageClassifier
+from tests.conftest import ROOT
 
 SMALL = ("--data.val_size=100", "--model.hidden_dims=[8]", "--trainer.max_epochs=1")
 BAD_FILES = {
@@ -207,3 +208,12 @@ def test_damaged_data_is_named_offline(place, cli, damage, monkeypatch):
     assert err.count("\n") == 1
     assert "train-labels-idx1-ubyte (" in err
     assert not (place / "lightning_logs").exists()
+
+
+def test_a_mistake_that_is_found_late_leaves_no_run(workplace, cli):
+    words = ("--config", ROOT / "configs/mlp.yaml", "--data.val_size=100", "--trainer.val_check_interval=1000")
+    code, _, err = cli("fit", *words)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "val_check_interval" in err
+    assert not list((workplace / "lightning_logs").glob("version_*"))

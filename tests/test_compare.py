@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from fmnist.cli.compare import compare
+from fmnist.cli.compare import compare, write
 from fmnist.runs.folder import lock
 from tests.conftest import ROOT
 
@@ -174,3 +174,15 @@ def test_a_run_of_a_notebook_is_not_broken(logs):
     (logs / "version_0" / "config.yaml").unlink()
     row = next(row for row in compare(logs) if row["run"] == "version_0")
     assert (row["status"], row["val/acc"]) == ("3 of ? epochs", 0.9)
+
+
+def test_trials_of_strangers_are_named_not_trusted(logs):
+    for number, content in enumerate(
+        ["[1]", "{", "[" * 100_000, '{"status": "pruned"}', '{"status": 3, "reason": "\\u001b[2J"}']
+    ):
+        trial = logs / f"trial_{number}"
+        trial.mkdir()
+        (trial / "result.json").write_text(content)
+    status = {row["run"]: row["status"] for row in compare(logs) if row["run"].startswith("trial_")}
+    assert [status[f"trial_{number}"] for number in range(4)] == ["broken: result.json"] * 3 + ["pruned"]
+    assert "\x1b" not in write(compare(logs), "text")

@@ -15,7 +15,9 @@ from PIL import Image
 from fmnist.__main__ import main
 from fmnist.errors import UserError
 from fmnist.runs.folder import newest_run
+from fmnist.runs.tables import write_history
 from fmnist.sweep.space import Range, read_plan
+from fmnist.sweep.study import is_hopeless
 from fmnist.sweep.sweep import suggest
 from fmnist.sweep.trials import add_trial, open_sweep, read_trials
 from tests.conftest import ROOT
@@ -123,7 +125,9 @@ ASKER = """
 import os, sys, time
 from pathlib import Path
 from fmnist.runs.folder import lock
+from fmnist.runs.tables import write_history
 from fmnist.sweep.space import read_plan
+from fmnist.sweep.study import is_hopeless
 from fmnist.sweep.sweep import suggest
 from fmnist.sweep.trials import add_trial, read_trials
 plan, folder = read_plan(Path(sys.argv[1])), Path(sys.argv[2])
@@ -221,3 +225,24 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     run = newest_run(tmp_path / "lightning_logs/tiny/trial_002")
     assert (run / "ended").exists()
     assert (run / "test" / "report.html").exists()
+
+
+def test_a_hopeless_trial_is_seen_from_outside(write, tmp_path):
+    path = write(sampler="random", metric="val/loss", mode="min", pruner="median", search={"model.dropout": [0.0, 0.1]})
+    plan, folder = read_plan(path), tmp_path / "lightning_logs" / "tiny"
+    open_sweep(folder, plan, (), path)
+
+    def train(number, losses):
+        trial = add_trial(folder, number, {"model.dropout": 0.0}, str(number))
+        run = trial.path / "lightning_logs" / "version_0"
+        run.mkdir(parents=True)
+        write_history([{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate(losses, 1)], run)
+        return trial
+
+    for number in range(6):
+        train(number, [1.0, 0.5, 0.4 + number / 100]).finish("complete", value=0.4 + number / 100)
+    good, bad = train(6, [1.0, 0.4]), train(7, [1.0, 0.9])
+    trials = read_trials(folder)
+    assert not is_hopeless(plan, trials, good)
+    assert is_hopeless(plan, trials, bad)
+    assert bad.value(plan) == 0.9

@@ -128,9 +128,12 @@ def _read(path: Path) -> tuple[Row, Row]:
 def _ended(trial: Path) -> str:
     """Tells how the trial of a sweep has ended, if not as a training should."""
     path = trial / "result.json"
-    result = json.loads(read_text(path)) if path.exists() else {}
-    why = f": {result['reason']}" if "reason" in result else ""
-    return "" if result.get("status", "complete") == "complete" else f"{result['status']}{why}"
+    try:
+        result = json.loads(read_text(path)) if path.exists() else {}
+        status, reason = result.get("status", "complete"), result.get("reason")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return "broken: result.json"
+    return "" if status == "complete" else f"{status}: {reason}" if reason else str(status)
 
 
 def _running(path: Path) -> str:

@@ -79,10 +79,12 @@ def _show(plan: Plan, folder: Path, typed: Sequence[str]) -> None:
     rows = read_rows(folder)
     if rows:
         print(f"\n{write(rows[:SHOWN], 'text')}")
-    trials = [trial for trial in read_trials(folder) if (trial.result() or {}).get("value") is not None]
-    if len(trials) < 2 or "seed_everything" in plan.space:
+    results = [(trial, trial.result() or {}) for trial in read_trials(folder)]
+    values = [(result["value"], trial) for trial, result in results if result.get("status") == "complete"]
+    values = [(value, trial) for value, trial in values if value is not None]
+    if len(values) < 2 or "seed_everything" in plan.space:
         return
-    best = (min if plan.mode == "min" else max)(trials, key=lambda trial: (trial.result() or {})["value"])
+    best = (min if plan.mode == "min" else max)(values, key=lambda pair: pair[0])[1]
     words = [*plan.words(best.point), *typed]
     path = folder / f"{folder.name}-seeds.yaml"
     content = {"config": str(Path(words[1]).resolve()), "search": {"seed_everything": [0, 1, 2, 3, 4]}}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -97,9 +98,10 @@ def open_sweep(folder: Path, plan: Plan, typed: Sequence[str], path: Path) -> No
 
 def read_trials(folder: Path) -> list[Trial]:
     """Reads all trials of a sweep, in their order."""
-    files = sorted(folder.glob(f"trial_*/{OPTIONS}"), key=lambda file: int(file.parent.name.removeprefix("trial_")))
-    read = ((file.parent, _read_json(file)) for file in files)
-    return [Trial(path, options["point"], options["name"]) for path, options in read]
+    found = (file.parent for file in folder.glob(f"trial_*/{OPTIONS}") if re.fullmatch(r"trial_\d+", file.parent.name))
+    read = ((path, _read_json(path / OPTIONS)) for path in found)
+    trials = (Trial(path, options.get("point") or {}, options.get("name")) for path, options in read)
+    return sorted(trials, key=lambda trial: trial.number)
 
 
 def add_trial(folder: Path, number: int, point: Point | list[str], name: str | None) -> Trial:

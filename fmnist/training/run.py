@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,11 @@ class RunFolder(SaveConfigCallback):
             self.handle = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lets others continue the run."""
+        """Lets others continue the run; one in which nothing has been trained, for a mistake, leaves no folder."""
         self.teardown(trainer, pl_module, "fit")
+        mistake = isinstance(exception, Exception) and trainer.global_step == 0
+        if mistake and self.folder and not self.continued and trainer.is_global_zero:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _claim(self, trainer: Trainer) -> Path:
         config = dump_settings(self.parser, self.config)
