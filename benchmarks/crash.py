@@ -32,7 +32,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "mlp.yaml"
 OPTIONS = (
     *("--model.hidden_dims=[256,256]", "--model.dropout=0.2", "--model.normalization=batch"),
     *("--data.flip=true", "--data.shift=2", "--data.batch_size=128", "--model.optimizer.lr=0.1"),
-    *("--trainer.callbacks+=EMAWeightAveraging", "--trainer.max_epochs=4", "--trainer.limit_train_batches=150"),
+    *("--trainer.callbacks+=EMAWeightAveraging", "--trainer.max_epochs=4", "--trainer.limit_train_batches=100"),
 )
 RUN = Path("lightning_logs/version_0")
 RESULTS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv")

@@ -9,9 +9,10 @@ reported here: nothing is chosen by it. Finished seeds are kept in ``lightning_l
 
 import argparse
 import json
+import statistics
+import subprocess
+import sys
 from pathlib import Path
-
-from seeds import call, summarize
 
 from fmnist.runs.tables import read_metrics
 
@@ -29,11 +30,19 @@ def main() -> None:
     runs = [run_seed(seed, folder / f"seed_{seed}", options) for seed in range(args.seeds)]
     print("\nepoch  accuracy: published        ours (std)   loss: published        ours (std)")
     for epoch, (accuracy, loss) in enumerate(PUBLISHED):
-        ours = summarize([{key: run[epoch][key] for key in ("acc", "loss")} for run in runs])
-        print(
-            f"{epoch + 1:5}  {accuracy:19.1%}  {ours['acc']['mean']:8.1%} ({ours['acc']['std']:.1%})"
-            f"  {loss:15.4f}  {ours['loss']['mean']:8.4f} ({ours['loss']['std']:.4f})"
-        )
+        values = {key: [run[epoch][key] for run in runs] for key in ("acc", "loss")}
+        (acc, acc_std), (nll, nll_std) = ((statistics.mean(v), spread(v)) for v in values.values())
+        print(f"{epoch + 1:5}  {accuracy:19.1%}  {acc:8.1%} ({acc_std:.1%})  {loss:15.4f}  {nll:8.4f} ({nll_std:.4f})")
+
+
+def spread(values: list[float]) -> float:
+    """Returns the sample standard deviation; of a single value none."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def call(*words: object) -> None:
+    """Runs a command of fmnist, and stops everything if it fails."""
+    subprocess.run([sys.executable, "-m", "fmnist", *map(str, words)], check=True)
 
 
 def run_seed(seed: int, folder: Path, options: list[str]) -> list[dict[str, float]]:

@@ -36,7 +36,7 @@ from hypothesis.strategies import SearchStrategy
 from PIL import Image
 
 from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, load
-from fmnist.cli.compare import FORMATS, _write, compare
+from fmnist.cli.compare import FORMATS, compare, write
 from fmnist.data.photos import PictureError
 from fmnist.data.read import read_picture
 from fmnist.data.sources import download
@@ -579,7 +579,7 @@ def compare_runs(folder: Path, case: tuple[bytes | None, ...]) -> None:
     good = next(row for row in rows if row["run"] == "version_0")
     assert (good["status"], good["val/acc"], good["test/acc"]) == ("finished", 0.75, 0.5)
     for form in FORMATS:
-        text = _write(rows, form)
+        text = write(rows, form)
         assert "version_1" in text
         if form == "text":
             assert text.isprintable() or all(letter.isprintable() or letter == "\n" for letter in text)

@@ -314,7 +314,14 @@ def test_the_precision_of_products_is_that_of_training_steps_alone(small_data, t
         def on_validation_batch_start(self, *_):
             seen.add(("validation", torch.get_float32_matmul_precision()))
 
-    trainer = Trainer(max_epochs=1, limit_train_batches=2, val_check_interval=1, logger=False, callbacks=[Look()])
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=2,
+        val_check_interval=1,
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[Look()],
+    )
     data = FashionMNISTDataModule(FashionMNIST(tmp_path), batch_size=100, val_size=100)
     trainer.fit(ImageClassifier(hidden_dims=[4], matmul_precision="medium"), data)
     assert seen == {("step", "medium"), ("validation", "highest")}

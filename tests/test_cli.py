@@ -40,6 +40,7 @@ def test_fit_leaves_what_the_contract_says(trained):
         "checkpoints/last.ckpt",
         "config.yaml",
         "curves.png",
+        "ended",
         events,
         "metrics.csv",
         "times.csv",

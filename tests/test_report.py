@@ -95,8 +95,8 @@ def test_page_is_complete_in_a_real_browser(tested, browser, width, scheme):
         assert part in text
     for part in (
         f"tested on {datetime.now():%Y}-",
-        "SGD(lr=0.05, momentum=0.9",
-        "data.batch_size\t128",
+        "SGD(lr=0.4, momentum=0.9",
+        "data.batch_size\t512",
         "max_epochs\t2",
     ):
         assert part in text

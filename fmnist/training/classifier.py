@@ -53,8 +53,7 @@ class ImageClassifier(LeanModule):
         mixup: Blend training images and their labels in pairs; 0.2 is usual, 0 for none. The shares are
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
         matmul_precision: Arithmetic of float32 products in training steps. ``medium`` can be faster on new devices.
-        class_weights: ``balanced`` gives all classes the same weight together, in training only. The loss of
-            an image is divided by its class's share of the training images.
+        class_weights: ``balanced`` divides the loss of a training image by its class's share of them.
         network: Another network than the MLP, by the path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
         weights: A checkpoint or run to begin with: weights, and mean and std of the pixels. A last layer of other
