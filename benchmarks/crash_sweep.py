@@ -108,21 +108,21 @@ def differences(found: Path, wanted: Path, points: int) -> list[str]:
     """Compares the results of all trials, by what they tried."""
     wild, quiet = results(found), results(wanted)
     problems = [f"{len(wild)} trials"] if len(wild) != points else []
-    problems += [f"point {point} differs" for point in quiet if wild.get(point) != quiet[point]]
+    for point, files in quiet.items():
+        other = wild.get(point, {})
+        problems += [f"{name} of {point.strip()} differs" for name in files if other.get(name) != files[name]]
     drafts = [path.name for pattern in (".[0-9a-f]*", "trial_*/**/.*.part") for path in found.glob(pattern)]
     return problems + [f"{name} is left" for name in drafts]
 
 
-def results(folder: Path) -> dict[str, tuple[bytes, ...]]:
+def results(folder: Path) -> dict[str, dict[str, bytes]]:
     """Returns what each trial has reached, by what it tried."""
-    return {
-        (trial / "trial.json").read_text(): (
-            (trial / "result.json").read_bytes(),
-            (newest_run(trial) or trial).joinpath("metrics.csv").read_bytes(),
-            (newest_run(trial) or trial).joinpath("checkpoints/best.ckpt").read_bytes(),
-        )
-        for trial in folder.glob("trial_*")
-    }
+    found = {}
+    for trial in folder.glob("trial_*"):
+        run = newest_run(trial) or trial
+        files = (trial / "result.json", run / "metrics.csv", run / "checkpoints/best.ckpt")
+        found[(trial / "trial.json").read_text()] = {str(file.relative_to(trial)): file.read_bytes() for file in files}
+    return found
 
 
 if __name__ == "__main__":
