@@ -201,8 +201,20 @@ def run_checkpoints(validated: bool) -> list[RunCheckpoint]:
 
 
 class _TensorBoard(TensorBoardLogger):
-    """A TensorBoardLogger without a ``hparams.yaml``: the run has its ``config.yaml``."""
+    """A TensorBoardLogger without a ``hparams.yaml``: the run has its ``config.yaml``.
+
+    SLURM's signal finalizes it wherever the training is: in the middle of a flush that would wait for itself for ever.
+    """
+
+    flushing = False
 
     @rank_zero_only
     def save(self) -> None:
+        self.flushing = True
         self.experiment.flush()
+        self.flushing = False
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if not self.flushing:
+            super().finalize(status)
