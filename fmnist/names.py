@@ -1,5 +1,6 @@
 """Code by its name: how a class or a function is written down, and found again."""
 
+import importlib.util
 import re
 import sys
 from collections.abc import Iterable
@@ -7,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
 
 
 def describe_code(code: Any) -> str | None:
@@ -40,3 +41,9 @@ def import_code(path: str) -> Any:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path} cannot be imported: {error}") from error
+
+
+def check_installed(what: str, packages: Iterable[str], extra: str) -> None:
+    """Raises a ``UserError`` that says what to install if a package of an extra is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    check(not missing, f"{what} needs {', '.join(missing)}: pip install 'fmnist[{extra}]'")

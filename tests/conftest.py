@@ -107,6 +107,15 @@ def cli(capsys):
     return run
 
 
+def train(folder, real_root, *words):
+    """Trains a small network by ``configs/mlp.yaml`` on the real images, in a folder. Returns the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        config = ["--config", str(ROOT / "configs/mlp.yaml"), "--data.source.root", str(real_root)]
+        assert main(["fit", *config, *words]) == 0
+    return folder
+
+
 def spawn(*words, cwd, **environment):
     """Runs ``python -m fmnist`` in a process of its own."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}

@@ -13,7 +13,7 @@ from fmnist.__main__ import main
 from fmnist.inference.page import to_page
 from fmnist.model.explain import occlude
 from tests.browser import open_browser
-from tests.conftest import ROOT
+from tests.conftest import train
 
 CLASSIFY = """(text) => { const all = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), found = [];
 for (let i = 0; i < all.length; i += 784) found.push(Array.from(fmnist.classify(all.subarray(i, i + 784))));
@@ -37,10 +37,9 @@ def encode(content):
 def place(real_root, tmp_path_factory):
     """A folder with a run on the real images. Batch normalization has to be folded in."""
     folder = tmp_path_factory.mktemp("page")
+    train(folder, real_root, "--model.hidden_dims=[64,32]", "--trainer.max_epochs=2")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        words = ["--config", str(ROOT / "configs/mlp.yaml"), "--data.source.root", str(real_root)]
-        assert main(["fit", *words, "--model.hidden_dims=[64,32]", "--trainer.max_epochs=2"]) == 0
         assert main(["export", "--output", "demo.html"]) == 0
     return folder
 

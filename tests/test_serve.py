@@ -17,9 +17,8 @@ import pytest
 from PIL import Image
 
 from fmnist import FashionMNIST, load
-from fmnist.__main__ import main
 from tests.browser import open_browser
-from tests.conftest import ROOT, spawn
+from tests.conftest import ROOT, spawn, train
 
 RUN = "lightning_logs/version_0"
 
@@ -27,12 +26,7 @@ RUN = "lightning_logs/version_0"
 @pytest.fixture(scope="module")
 def place(real_root, tmp_path_factory):
     """A folder with a run on the real images."""
-    folder = tmp_path_factory.mktemp("serve")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        words = ["--config", str(ROOT / "configs/mlp.yaml"), "--data.source.root", str(real_root)]
-        assert main(["fit", *words, "--model.hidden_dims=[32]", "--trainer.max_epochs=1"]) == 0
-    return folder
+    return train(tmp_path_factory.mktemp("serve"), real_root, "--model.hidden_dims=[32]", "--trainer.max_epochs=1")
 
 
 class Served:

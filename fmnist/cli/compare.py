@@ -14,7 +14,7 @@ from typing import Any
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
 from fmnist.files import read_text
-from fmnist.runs.folder import LOGS, lock, mark_ended, newest_run, read_name, spell
+from fmnist.runs.folder import LOGS, ended_mark, lock, newest_run, read_name, spell
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
 
@@ -111,7 +111,7 @@ def _read(path: Path) -> tuple[Row, Row]:
         history = read_history(path)
         row |= {"epochs": len(history), "seconds": read_seconds(path)}
         planned = flat.get("trainer.max_epochs")
-        ended = len(history) == planned or mark_ended(path).exists()
+        ended = len(history) == planned or ended_mark(path).exists()
         row["status"] = "finished" if ended else f"{len(history)} of {planned or '?'} epochs"
         row["status"] = _ended(path.parent.parent) or row["status"] + _running(path)
         scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]

@@ -1,6 +1,5 @@
 """Write a trained model as a file that needs neither fmnist nor torch: ONNX, or a page to show it with."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from fmnist.errors import check
 from fmnist.files import atomic_path, check_target, expand
 from fmnist.inference import onnx, page
 from fmnist.inference.onnx import NEEDED, to_onnx
-from fmnist.inference.predictor import Predictor
+from fmnist.inference.predictor import CHECKED, Predictor
+from fmnist.names import check_installed
 from fmnist.runs.checkpoint import load_model
-from fmnist.runs.tables import percent, read_test
+from fmnist.runs.tables import percent, read_known_test
 
 EXAMPLE = "fmnist export --output model.onnx"
 
@@ -31,8 +31,8 @@ def run(description: str, argv: Sequence[str]) -> None:
     add_checkpoint_arguments(parser)
     path = parser.parse_args([*argv]).output
     check(path.suffix in MAKERS, f"--output {path}: the name must end in {' or '.join(MAKERS)}")
-    missing = [name for name in NEEDED if path.suffix == ".onnx" and importlib.util.find_spec(name) is None]
-    check(not missing, f"export needs {', '.join(missing)}: pip install 'fmnist[export]'")
+    if path.suffix == ".onnx":
+        check_installed("export", NEEDED, "export")
     check_target(path, "--overwrite" in argv)
     start = find_start("export", [*argv])
     predictor = Predictor(load_model(start.path, start.checkpoint), start.checkpoint.get("conversion"))
@@ -57,16 +57,13 @@ def _page(predictor: Predictor, checkpoint: Path) -> bytes:
 
 
 def _check(what: str, tolerance: float, largest: float, agreeing: float) -> None:
-    print(f"{what} on {onnx.CHECKED:,} images: largest difference {largest:.1e}, same class for {agreeing:.2%}")
+    print(f"{what} on {CHECKED:,} images: largest difference {largest:.1e}, same class for {agreeing:.2%}")
     check(largest <= tolerance, f"the file differs from the model by {largest:.1e}, more than {tolerance}: not written")
 
 
 def describe_origin(checkpoint: Path) -> str:
     """Says where a model comes from, and what its test has measured."""
-    try:
-        test = read_test(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
-        test = {}
+    test = read_known_test(checkpoint)
     accuracy = f", {percent(test['acc'])} of {test['num_samples']:,} test images right" if test else ""
     return f"Made by fmnist {__version__} from {checkpoint}{accuracy}."
 

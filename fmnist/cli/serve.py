@@ -1,6 +1,5 @@
 """Serve a trained model: a page, and an address to send pictures to."""
 
-import importlib.util
 import os
 import signal
 import socket
@@ -13,6 +12,7 @@ from fmnist.cli.screen import quiet
 from fmnist.cli.start import find_start
 from fmnist.errors import UserError, check
 from fmnist.inference.predictor import Predictor
+from fmnist.names import check_installed
 from fmnist.runs.checkpoint import load_model
 
 EXAMPLE = "fmnist serve --port 8000"
@@ -27,8 +27,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     parser.add_argument("--token", help="What /predict asks for; else FMNIST_TOKEN, else nothing.")
     add_checkpoint_arguments(parser)
     options = parser.parse_args([*argv])
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    check(not missing, f"serve needs {', '.join(missing)}: pip install 'fmnist[serve]'")
+    check_installed("serve", NEEDED, "serve")
     check(0 <= options.port < 1 << 16, f"--port {options.port}: give a number from 0 to 65535")
     token = options.token or os.environ.get("FMNIST_TOKEN")
     start = find_start("serve", [*argv])

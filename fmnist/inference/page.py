@@ -12,11 +12,10 @@ from torch import nn
 
 from fmnist.errors import check
 from fmnist.inference.predictor import Predictor
+from fmnist.inference.predictor import compare as compare_with_model
 from fmnist.model.mlp import ACTIVATIONS, MLP, PixelNormalization
 
-CHECKED = 1000  # images on which the page is compared with the model
 TOLERANCE = 0.01  # of a probability: weights have 11 bits in the page
-SIDE = 28
 HERE = Path(__file__).parent
 CLOTHES = 10  # images in examples.bin, one of each class of Fashion-MNIST
 NAMES = ("T-shirt/top", "Ankle boot")  # the first and the last of its classes
@@ -97,23 +96,18 @@ def _encode(content: bytes) -> str:
 
 
 def compare(predictor: Predictor, page: str) -> tuple[float, float]:
-    """Computes by the page's steps, with the weights as they stand in it, and compares with the model.
-
-    Returns:
-        The largest difference between two probabilities, and the share of images with the same class.
-    """
+    """Computes by the page's steps, with the weights as they stand in it; compares as ``predictor.compare`` says."""
     model = json.loads(page.partition('id="model">')[2].partition("</script>")[0])
-    random = np.random.default_rng(0)
-    strength = random.random((CHECKED, 1, 1, 1))
-    images = (random.random((CHECKED, 1, SIDE, SIDE)) ** (4 * strength) * strength * 255).astype(np.uint8)
-    values = images.reshape(CHECKED, -1) * np.float32(model["scale"]) + np.float32(model["offset"])
     activate = ACTIVATIONS[model["activation"]]()
-    for number, layer in enumerate(model["layers"]):
-        weights = np.frombuffer(base64.b64decode(layer["weights"]), "<f2").astype(np.float32)
-        bias = np.frombuffer(base64.b64decode(layer["bias"]), "<f4")
-        values = values @ weights.reshape(layer["inputs"], layer["outputs"]) + bias
-        if number < len(model["layers"]) - 1:
-            values = activate(torch.from_numpy(values)).numpy()
-    found = torch.from_numpy(values / np.float32(model["temperature"])).softmax(1).numpy()
-    expected = predictor.probabilities(torch.from_numpy(images)).numpy()
-    return float(np.abs(found - expected).max()), float((found.argmax(1) == expected.argmax(1)).mean())
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        values = images.reshape(len(images), -1) * np.float32(model["scale"]) + np.float32(model["offset"])
+        for number, layer in enumerate(model["layers"]):
+            weights = np.frombuffer(base64.b64decode(layer["weights"]), "<f2").astype(np.float32)
+            bias = np.frombuffer(base64.b64decode(layer["bias"]), "<f4")
+            values = values @ weights.reshape(layer["inputs"], layer["outputs"]) + bias
+            if number < len(model["layers"]) - 1:
+                values = activate(torch.from_numpy(values)).numpy()
+        return torch.from_numpy(values / np.float32(model["temperature"])).softmax(1).numpy()
+
+    return compare_with_model(predictor, compute)

@@ -19,6 +19,7 @@ from fmnist.runs.checkpoint import load_model, read_checkpoint
 from fmnist.runs.folder import find_checkpoint
 from fmnist.runs.tables import percent
 
+CHECKED = 1000  # images on which another way to compute a model is compared with it
 Transform = Callable[[Image.Image], Image.Image]
 ACCEPTED = (
     "a path, the bytes of a file, an open file, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
@@ -176,6 +177,23 @@ class Predictor:
         with torch.inference_mode():
             probabilities: Tensor = self.model(torch.stack([*images]).to(self.model.temperature.device))
             return probabilities.cpu()
+
+
+def compare(predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Compares another way to compute a model with the model, on made-up images from empty to full.
+
+    Args:
+        predictor: The model.
+        compute: Maps images, uint8 (N, 1, 28, 28), to probabilities, (N, num_classes).
+
+    Returns:
+        The largest difference between two probabilities, and the share of images with the same class.
+    """
+    random = np.random.default_rng(0)
+    strength = random.random((CHECKED, 1, 1, 1))
+    images = (random.random((CHECKED, 1, SIDE, SIDE)) ** (4 * strength) * strength * 255).astype(np.uint8)
+    found, expected = compute(images), predictor.probabilities(torch.from_numpy(images)).numpy()
+    return float(np.abs(found - expected).max()), float((found.argmax(1) == expected.argmax(1)).mean())
 
 
 def _check_array(array: Any) -> Tensor:

@@ -179,7 +179,7 @@ def newest_run(root: Path) -> Path | None:
     return root / LOGS / f"version_{max(versions)}" if versions else None
 
 
-def mark_ended(run: Path) -> Path:
+def ended_mark(run: Path) -> Path:
     """Returns the file that tells that a training has ended by itself, not been stopped."""
     return run / "ended"
 

@@ -104,3 +104,11 @@ def read_test(checkpoint: Path) -> Metrics:
         return {}
     found = read_metrics(path)
     return found if found["digests"]["checkpoint"] == digest_file(checkpoint) else {}
+
+
+def read_known_test(checkpoint: Path) -> Metrics:
+    """Reads what ``read_test`` does, where that is only mentioned: what cannot be read is left out."""
+    try:
+        return read_test(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,10 +1,9 @@
 """What Optuna says: a study in memory, made of the folders each time it is asked."""
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from fmnist.errors import check
+from fmnist.names import check_installed
 from fmnist.seeds import mix_seeds
 from fmnist.sweep.space import Plan, Point, Range, as_text
 from fmnist.sweep.trials import Trial
@@ -25,7 +24,7 @@ def is_hopeless(plan: Plan, trials: Sequence[Trial], trial: Trial) -> bool:
 
 
 def _make_study(plan: Plan, trials: Sequence[Trial], *numbers: int) -> Any:
-    check(importlib.util.find_spec("optuna") is not None, "tpe and pruner need optuna: pip install 'fmnist[sweep]'")
+    check_installed("tpe or a pruner", ("optuna",), "sweep")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmnist.errors import PLACE_CODE, PlaceError, check
-from fmnist.runs.folder import lock, mark_ended
+from fmnist.runs.folder import ended_mark, lock
 from fmnist.sweep.space import Plan, Point
 from fmnist.sweep.study import ask, is_hopeless
 from fmnist.sweep.trials import LOG, Trial, add_trial, is_done, read_trials, take_open
@@ -78,7 +78,7 @@ class Sweep:
     def _work_on(self, trial: Trial, handle: int) -> None:
         if trial.result() is None:
             begun = trial.run
-            code = 0 if begun and mark_ended(begun).exists() else self._train(trial, handle, begun)
+            code = 0 if begun and ended_mark(begun).exists() else self._train(trial, handle, begun)
             if code == 2 and begun:  # it could not be continued
                 code = self._train(trial, handle, None)
             if code == 2:

@@ -82,7 +82,7 @@ class RunFolder(SaveConfigCallback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that the training has ended by itself."""
         if self.folder and trainer.is_global_zero:
-            runs.mark_ended(self.folder).touch()
+            runs.ended_mark(self.folder).touch()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets others continue the run."""
@@ -108,7 +108,7 @@ class RunFolder(SaveConfigCallback):
         self.handle = runs.lock(self.continued, wait=2)  # compare may be looking
         if self.handle is None:
             raise PlaceError(f"{self.continued} is being trained by another process: stop that one first")
-        runs.mark_ended(self.continued).unlink(missing_ok=True)
+        runs.ended_mark(self.continued).unlink(missing_ok=True)
         for part in self.continued.rglob(PARTS):  # of the process that was killed
             part.unlink()
         with atomic_path(self.continued / "config.yaml") as part:
