@@ -576,7 +576,7 @@ def compare_runs(folder: Path, case: tuple[bytes | None, ...]) -> None:
                 (run / name).write_bytes(content)
     rows = compare(folder)
     assert sorted(Path(row["run"]).name for row in rows) == ["version_0", "version_1"]
-    good = next(row for row in rows if row["run"] == "version_0")
+    good = next(row for row in rows if Path(row["run"]).name == "version_0")
     assert (good["status"], good["val/acc"], good["test/acc"]) == ("finished", 0.75, 0.5)
     for form in FORMATS:
         text = write(rows, form)

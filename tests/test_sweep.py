@@ -180,6 +180,15 @@ def test_small_spaces_end_when_everything_has_been_tried(write, tmp_path):
     assert len({json.dumps(trial.point) for trial in read_trials(folder)}) == 6
 
 
+def test_a_sweep_survives_what_kills_it(real_root, tmp_path):
+    script = ROOT / "benchmarks" / "crash_sweep.py"
+    command = [sys.executable, str(script), "--points=2", "--kills=4", f"--root={real_root}"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=540)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "all finished once, bit for bit" in done.stdout
+
+
 def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     """Failures of a trial's own are results; those of the place end the sweep, and the trial stays open."""
     named = {"wild": "--model.optimizer.lr 1e30", "odd": {"model.dropout": 2}}

@@ -19,7 +19,7 @@ from fmnist.model.mlp import MLP
 from fmnist.runs.folder import run_folder
 from fmnist.runs.tables import percent
 from fmnist.training.classifier import ImageClassifier
-from fmnist.training.run import RunCheckpoint
+from fmnist.training.run import RunCheckpoint, round_off
 
 EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
 
@@ -34,6 +34,8 @@ def fit(
 ) -> None:
     """Trains, or continues a training, and says where things are."""
     if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
+        if run := run_folder(start.path):
+            round_off(run)
         say(f"{start.path} has all {start.epochs} epochs: nothing to do; for more, raise --trainer.max_epochs")
         return
     data.check_batch_size(trainer.world_size)

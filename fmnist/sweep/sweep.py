@@ -1,6 +1,7 @@
 """The loop of a sweep: take a trial, train it in a process of its own, write down what became of it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmnist.errors import PLACE_CODE, PlaceError, check
-from fmnist.runs.folder import ended_mark, lock
+from fmnist.runs.folder import LOGS, ended_mark, lock
 from fmnist.sweep.space import Plan, Point
 from fmnist.sweep.study import ask, is_hopeless
 from fmnist.sweep.trials import LOG, Trial, add_trial, is_done, read_trials, take_open
@@ -105,6 +106,8 @@ class Sweep:
     def _train(self, trial: Trial, handle: int, run: Path | None) -> int:
         for config in self.plan.config:
             check(Path(config).is_file(), f"{config} is gone: put it back, and start the sweep again")
+        for draft in (trial.path / LOGS).glob(".*"):  # of a fit that was killed while it made its run folder
+            shutil.rmtree(draft)
         words = ["fit", *self.plan.words(trial.point), *self.typed, f"--trainer.default_root_dir={trial.path}"]
         return self._call(trial, handle, words + (["--ckpt_path", str(run)] if run else []))
 

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from fmnist.errors import PlaceError
 from fmnist.files import PARTS, atomic_path
+from fmnist.plots import draw_curves
 from fmnist.runs import folder as runs
 from fmnist.runs.settings import SHARED_KEYS
+from fmnist.runs.tables import read_history
 from fmnist.training.history import History
 
 NO_NAME = "Unable to serialize instance "  # what jsonargparse puts before a text that stands for a function
@@ -109,8 +112,7 @@ class RunFolder(SaveConfigCallback):
         if self.handle is None:
             raise PlaceError(f"{self.continued} is being trained by another process: stop that one first")
         runs.ended_mark(self.continued).unlink(missing_ok=True)
-        for part in self.continued.rglob(PARTS):  # of the process that was killed
-            part.unlink()
+        _remove_parts(self.continued)
         with atomic_path(self.continued / "config.yaml") as part:
             part.write_text(config, encoding="utf-8")
         return self.continued
@@ -120,6 +122,24 @@ def dump_settings(parser: LightningArgumentParser, config: Namespace) -> str:
     """Writes settings as the ``config.yaml`` of a run, which every verb accepts."""
     shared = Namespace(**{key: config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]
     return str(parser.dump(shared, skip_none=False, skip_validation=True)).replace(NO_NAME, "")
+
+
+def round_off(run: Path) -> None:
+    """Does what a process that was killed after its last epoch has not done: the curves, and the note of the end."""
+    if runs.ended_mark(run).exists() or (handle := runs.lock(run)) is None:
+        return
+    with suppress(OSError):  # a run that may only be read is as good
+        _remove_parts(run)
+        if rows := read_history(run):
+            with atomic_path(run / "curves.png") as part:
+                draw_curves(rows, part)
+        runs.ended_mark(run).touch()
+    os.close(handle)
+
+
+def _remove_parts(run: Path) -> None:
+    for part in run.rglob(PARTS):  # of the process that was killed
+        part.unlink()
 
 
 class RunCheckpoint(ModelCheckpoint):
