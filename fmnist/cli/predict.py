@@ -15,7 +15,7 @@ from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
-from fmnist.inference.stream import classify_files, find_pictures
+from fmnist.inference.stream import CHUNK, classify_files, find_pictures
 from fmnist.model.trained import TrainedModel
 from fmnist.names import import_code
 from fmnist.runs.checkpoint import load_model
@@ -92,8 +92,8 @@ def predict(
         if trainer.is_global_zero:
             assert data.test_set is not None
             labels = data.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
-            files = data.source.paths(train=False)
-            write_rows(label_rows(probabilities, labels, data.class_names, files), output)
+            files, typicality = data.source.paths(train=False), _typicality(model, data.test_set.images[: len(labels)])
+            write_rows(label_rows(probabilities, labels, data.class_names, files, typicality), output)
             _say_written(output, len(labels))
 
 
@@ -169,6 +169,13 @@ def _gather(share: torch.Tensor, processes: int) -> torch.Tensor:
     if processes > 1:
         torch.distributed.all_gather_object(shares, share.cpu())
     return in_order(torch.cat(shares))
+
+
+def _typicality(model: "ImageClassifier", images: torch.Tensor) -> torch.Tensor | None:
+    predictor = Predictor(model.trained())
+    parts = [predictor.judge(images[start : start + CHUNK])[1] for start in range(0, len(images), CHUNK)]
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def _predict_one(

@@ -13,6 +13,7 @@ from fmnist.errors import UserError
 from fmnist.files import digest_file
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.predictor import compare as compare_with_model
+from fmnist.model.trained import TrainedModel
 from fmnist.runs.tables import read_known_test
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -21,7 +22,7 @@ KEPT = ("acc", "nll", "brier", "ece", "num_samples")  # of the metrics of a test
 
 
 def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
-    """Returns the content of an ONNX file.
+    """Returns the content of an ONNX file; its outputs are ``probabilities`` and, where it is known, ``typicality``.
 
     Args:
         predictor: The model.
@@ -29,16 +30,17 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
     """
     import onnx
 
+    known = predictor.model.typicality is not None
     example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     batch = torch.export.Dim("N", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            predictor.model,
+            _Judge(predictor.model) if known else predictor.model,
             (example,),
             input_names=["images"],
-            output_names=["probabilities"],
+            output_names=["probabilities", "typicality"][: 1 + known],
             dynamic_shapes=({0: batch},),
             dynamo=True,
             verbose=False,
@@ -48,6 +50,17 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
     onnx.helper.set_model_props(model, _metadata(predictor, checkpoint))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+class _Judge(torch.nn.Module):
+    """A model with both its answers."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.model.judge(images)
 
 
 def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:

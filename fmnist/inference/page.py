@@ -35,7 +35,8 @@ def to_page(predictor: Predictor, origin: str) -> str:
     check(isinstance(network, MLP), f"the page cannot compute {type(network).__name__}: give --output FILE.onnx")
     check(not transform, f"the page cannot convert pictures by the transform {transform}: give --output FILE.onnx")
     temperature = predictor.model.temperature.item()
-    return render({"origin": origin, "temperature": temperature, **_describe(predictor), **_fold(network)})
+    described = {**_describe(predictor), **_fold(network), "typicality": _typicality(predictor)}
+    return render({"origin": origin, "temperature": temperature, **described})
 
 
 def render(model: dict[str, Any]) -> str:
@@ -53,6 +54,22 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
         "conversion": predictor.conversion,
         "examples": _encode((HERE / "examples.bin").read_bytes()) if known else "",
     }
+
+
+def _typicality(predictor: Predictor) -> dict[str, Any] | None:
+    """Writes down what tells how typical an image is; None if that is not known."""
+    model = predictor.model.typicality
+    if model is None:
+        return None
+    state = {name: value.cpu().numpy() for name, value in model.named_buffers()}
+
+    def subspace(name: str) -> dict[str, str]:
+        formats = {"gain": "<f4", "offset": "<f4", "axes": "<f2"}
+        return {part: _encode(state[f"{name}_{part}"].astype(kind).tobytes()) for part, kind in formats.items()}
+
+    numbers = {name: state[name].tolist() for name in ("centre", "spread")}
+    levels = _encode(state["levels"].astype("<f4").tobytes())
+    return {"pixels": subspace("pixels"), "features": subspace("features"), "levels": levels, **numbers}
 
 
 def _fold(network: nn.Module) -> dict[str, Any]:

@@ -28,25 +28,32 @@ def check_output(path: Path, overwrite: bool) -> None:
     check_target(path, overwrite)
 
 
-def describe(probabilities: Tensor, class_names: list[str]) -> Iterator[Row]:
+def describe(probabilities: Tensor, class_names: list[str], typicality: Tensor | None = None) -> Iterator[Row]:
     """Yields the prediction for each image as plain values.
 
     Args:
         probabilities: float (N, num_classes).
         class_names: Name of each class.
+        typicality: float (N,); None if it is not known.
     """
+    shares = [None] * len(probabilities) if typicality is None else [round(x, 4) for x in typicality.tolist()]
     columns = [f"p({name})" for name in class_names]
-    for row, best in zip(probabilities.tolist(), probabilities.argmax(1).tolist(), strict=True):
+    for row, best, share in zip(probabilities.tolist(), probabilities.argmax(1).tolist(), shares, strict=True):
         values = [float(f"{value:.9g}") for value in row]  # all that 32 bits hold
         yield {
             "predicted": class_names[best],
             "probability": values[best],
             **dict(zip(columns, values, strict=True)),
+            "typicality": share,
         }
 
 
 def label_rows(
-    probabilities: Tensor, labels: Tensor, class_names: list[str], paths: Sequence[str] | None = None
+    probabilities: Tensor,
+    labels: Tensor,
+    class_names: list[str],
+    paths: Sequence[str] | None = None,
+    typicality: Tensor | None = None,
 ) -> Iterator[Row]:
     """Yields a row per image of a labelled set: its index, its file, the prediction, and what it is.
 
@@ -55,8 +62,10 @@ def label_rows(
         labels: int64 (N,).
         class_names: Name of each class.
         paths: The file of each image, where they have files of their own.
+        typicality: float (N,); None if it is not known.
     """
-    for index, (row, label) in enumerate(zip(describe(probabilities, class_names), labels.tolist(), strict=True)):
+    rows = describe(probabilities, class_names, typicality)
+    for index, (row, label) in enumerate(zip(rows, labels.tolist(), strict=True)):
         file = {"path": paths[index]} if paths else {}
         yield {"index": index, **file, **row, "actual": class_names[label]}
 

@@ -15,10 +15,12 @@ from fmnist.data.read import apply, read_picture
 from fmnist.errors import check
 from fmnist.files import expand
 from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel
+from fmnist.model.typicality import UNLIKE
 from fmnist.runs.checkpoint import load_model, read_checkpoint
 from fmnist.runs.folder import find_checkpoint
 from fmnist.runs.tables import percent
 
+NOT_KNOWN, UNLIKE_NOTE = "typicality not known", "unlike the training images"
 CHECKED = 1000  # images on which another way to compute a model is compared with it
 Transform = Callable[[Image.Image], Image.Image]
 ACCEPTED = (
@@ -37,7 +39,9 @@ class Prediction(NamedTuple):
     probabilities: dict[str, float]
     """That of every class."""
     note: str
-    """What was assumed when the picture was converted; empty for arrays and tensors."""
+    """What was assumed when the picture was converted, and whether it is unlike the training images."""
+    typicality: float | None = None
+    """Share of the validation images that are less typical than this one, from 0 to 1; None if it is not known."""
 
     def __str__(self) -> str:
         """Writes the three most probable classes, and the note."""
@@ -117,14 +121,17 @@ class Predictor:
     def _classify(self, converted: list[Converted]) -> list[Prediction]:
         if not converted:
             return []
-        probabilities = self.probabilities([image for image, *_ in converted])
-        best = probabilities.argmax(1).tolist()
-        return [
-            Prediction(None, None, {}, note)
-            if empty
-            else Prediction(self.class_names[label], row[label], dict(zip(self.class_names, row, strict=True)), note)
-            for row, label, (_, note, empty) in zip(probabilities.tolist(), best, converted, strict=True)
-        ]
+        probabilities, typicality = self.judge([image for image, *_ in converted])
+        shares = [None] * len(converted) if typicality is None else typicality.tolist()
+        rows = zip(probabilities.tolist(), probabilities.argmax(1).tolist(), shares, converted, strict=True)
+        return [self._predict(*row) for row in rows]
+
+    def _predict(self, row: list[float], label: int, typicality: float | None, converted: Converted) -> Prediction:
+        if converted.empty:
+            return Prediction(None, None, {}, converted.note)
+        note = describe_typicality(converted.note, typicality)
+        named = dict(zip(self.class_names, row, strict=True))
+        return Prediction(self.class_names[label], row[label], named, note, typicality)
 
     def read(self, picture: str | Path | IO[bytes]) -> Converted:
         """Reads a picture's file and converts it as in training; see ``fmnist.data.photos.read_picture``."""
@@ -174,9 +181,20 @@ class Predictor:
 
     def probabilities(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """Maps images, uint8 (1, 28, 28) each, to calibrated probabilities, float (N, num_classes), on the CPU."""
+        return self.judge(images)[0]
+
+    def judge(self, images: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Maps the same to their probabilities and their typicality, as ``TrainedModel.judge`` does, on the CPU."""
         with torch.inference_mode():
-            probabilities: Tensor = self.model(torch.stack([*images]).to(self.model.temperature.device))
-            return probabilities.cpu()
+            probabilities, typicality = self.model.judge(torch.stack([*images]).to(self.model.temperature.device))
+        return probabilities.cpu(), None if typicality is None else typicality.cpu()
+
+
+def describe_typicality(note: str, typicality: float | None) -> str:
+    """Adds to a note what a typicality means, if it means something."""
+    if typicality is None:
+        return "; ".join(filter(None, (note, NOT_KNOWN)))
+    return "; ".join(filter(None, (note, UNLIKE_NOTE if typicality < UNLIKE else "")))
 
 
 def compare(predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:

@@ -199,5 +199,6 @@ def _classify(predictor: Predictor, files: list[bytes], top_k: int | None, note:
         best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top_k]
         answer = [{"label": name, "score": probability} for name, probability in best]
         shown = {"seen": base64.b64encode(converted.image.numpy().tobytes()).decode()} if seen else {}
-        answers.append({"predictions": answer, "note": prediction.note, **shown} if note or seen else answer)
+        more = {"note": prediction.note, "typicality": prediction.typicality, **shown}
+        answers.append({"predictions": answer, **more} if note or seen else answer)
     return answers

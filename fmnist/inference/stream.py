@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from fmnist.data.read import SUFFIXES, find_in_folder, pay_threads
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import Row, describe
-from fmnist.inference.predictor import Predictor
+from fmnist.inference.predictor import Predictor, describe_typicality
 
 CHUNK = 512  # files that are in memory at the same time
 
@@ -100,11 +101,16 @@ def _read(predictor: Predictor, path: str) -> Converted | PictureError:
 
 def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> Iterator[Row]:
     images = [result.image for result in results if isinstance(result, Converted) and not result.empty]
-    rows = describe(predictor.probabilities(images), predictor.class_names) if images else iter(())
-    nothing = dict.fromkeys(("predicted", "probability", *(f"p({name})" for name in predictor.class_names)))
+    probabilities, typicality = predictor.judge(images) if images else (torch.empty(0), None)
+    rows = describe(probabilities, predictor.class_names, typicality) if images else iter(())
+    columns = ("predicted", "probability", *(f"p({name})" for name in predictor.class_names), "typicality")
+    nothing = dict.fromkeys(columns)
     for result in results:
-        if isinstance(result, Converted):
-            yield {**(nothing if result.empty else next(rows)), "note": result.note, "error": None}
+        if isinstance(result, Converted) and result.empty:
+            yield {**nothing, "note": result.note, "error": None}
+        elif isinstance(result, Converted):
+            row = next(rows)
+            yield {**row, "note": describe_typicality(result.note, row["typicality"]), "error": None}
         else:
             yield {**nothing, "note": None, "error": str(result)}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fmnist.errors import UserError, check
 from fmnist.model.mlp import MLP, PixelNormalization, check_pixels
+from fmnist.model.typicality import LastInput, Typicality
 from fmnist.names import describe_code, import_code
 
 FIRST_CONVERSION = {"name": "photo", "transform": None}  # of pictures, in checkpoints that do not say
@@ -30,20 +31,39 @@ class TrainedModel(nn.Module):
     Args:
         network: Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes).
         class_names: Name of each class.
+        typicality: What ``TypicalityFitter.fit`` returned; the network is then listened to. Nothing if it is not known.
     """
 
     temperature: Tensor
 
-    def __init__(self, network: nn.Module, class_names: Sequence[str]) -> None:
+    def __init__(
+        self, network: nn.Module, class_names: Sequence[str], typicality: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.class_names = list(class_names)
         self.register_buffer("temperature", torch.ones(()))
+        self.typicality = Typicality(typicality) if typicality else None
+        self.last_input = LastInput(network) if typicality else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to calibrated probabilities (B, num_classes)."""
+        return self.judge(images)[0]
+
+    def judge(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Maps the same images to their probabilities and their typicality.
+
+        Returns:
+            float (B, num_classes); and the share of validation images that are less typical, from 0 to 1, float (B,),
+            or None if it is not known.
+        """
         check_pixels(images)
-        return calibrate(self.network(images), self.temperature)
+        logits = self.network(images)
+        features = self.last_input.take() if self.last_input else None
+        share = None
+        if self.typicality is not None and features is not None:
+            share = self.typicality(images, features, logits)
+        return calibrate(logits, self.temperature), share
 
 
 def calibrate(logits: Tensor, temperature: Tensor) -> Tensor:

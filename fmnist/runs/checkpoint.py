@@ -74,10 +74,16 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
         network: As there.
     """
     settings = checkpoint["hyper_parameters"]
-    model = TrainedModel(_build(settings, network), settings["class_names"])
+    built, typicality = _build(settings, network), checkpoint.get("typicality") or {}
     with _one_line(path):
+        _check_tensors(typicality)
+        model = TrainedModel(built, settings["class_names"], typicality).eval()
         model.load_state_dict(checkpoint["state_dict"])
-    return model.eval()
+        with torch.inference_mode():
+            _, share = model.judge(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+        if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
+            raise ValueError("its typicality makes no sense")
+    return model
 
 
 @contextmanager
@@ -112,11 +118,7 @@ def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network:
         raise ValueError("its classes are no names")
     if len(settings.get("hidden_dims") or ()) > len(weights):
         raise ValueError("its weights do not fit the network it describes")  # far more layers than weights
-    for tensor in weights.values():
-        if tensor.is_complex() or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError("it has weights that are larger than they are stored")
-        if not tensor.isfinite().all():
-            raise ValueError("it has weights that are not finite")
+    _check_tensors(weights)
     shapes = {
         name: tensor.shape for name, tensor in TrainedModel(_sketch(settings, network), names).state_dict().items()
     }
@@ -124,6 +126,14 @@ def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network:
         raise ValueError("its weights do not fit the network it describes")
     if not weights["temperature"] > 0:
         raise ValueError("its temperature makes no sense")
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    for tensor in tensors.values():
+        if tensor.is_complex() or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError("it has weights that are larger than they are stored")
+        if not tensor.isfinite().all():
+            raise ValueError("it has weights that are not finite")
 
 
 def _sketch(settings: dict[str, Any], network: NetworkFactory | None) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from fmnist.model.trained import (
     calibrate,
     describe_network,
 )
+from fmnist.model.typicality import State, TypicalityFitter, listen
 from fmnist.seeds import mix_seeds
 from fmnist.training.lean import LeanModule
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
@@ -99,8 +101,10 @@ class ImageClassifier(LeanModule):
         self.register_buffer("temperature", torch.ones(()))
         self._fitted_temperature: float | None = None
         self.train_metrics = LossAndAccuracy()
-        self.val_outputs = Outputs()
-        self.test_outputs = Outputs()
+        self.val_outputs = Outputs("logits", "labels", "images", "features")
+        self.test_outputs = Outputs("logits", "labels")
+        self.typicality: State = {}
+        self._fitter = TypicalityFitter()
         self.tested: Tested | None = None
         self.seed = 0
         self.conversion: dict[str, Any] = {"name": "photo-2", "transform": None}
@@ -126,7 +130,7 @@ class ImageClassifier(LeanModule):
     def trained(self) -> TrainedModel:
         """Returns the network as it is now, with its calibration and its classes."""
         assert self.network is not None
-        model = TrainedModel(self.network, self.hparams["class_names"])
+        model = TrainedModel(deepcopy(self.network), self.hparams["class_names"], self.typicality)
         model.temperature = self.temperature
         return model.eval()
 
@@ -171,7 +175,8 @@ class ImageClassifier(LeanModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Notes what the network says of a batch."""
-        self.val_outputs.update(self(batch[0]), batch[1])
+        logits, features = listen(self, batch[0])
+        self.val_outputs.update(logits, batch[1], batch[0], features)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Notes what the network says of a batch."""
@@ -196,12 +201,13 @@ class ImageClassifier(LeanModule):
             self._log("train", metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Fits the temperature, if this is part of a training, and logs the validation metrics."""
-        logits, labels = self.val_outputs.compute()
+        """Fits temperature and typicality, if this is part of a training, and logs the validation metrics."""
+        logits, labels, images, features = self.val_outputs.compute()
         self.val_outputs.reset()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._fitted_temperature = fit_temperature(logits, labels)
             self.temperature.fill_(self._fitted_temperature)
+            self.typicality = self._fitter.fit(images, features, logits)
         scores = score(logits, labels, self.temperature.item())
         self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
 
@@ -214,11 +220,12 @@ class ImageClassifier(LeanModule):
         """Saves the temperature as it was fitted, whatever callbacks have made of the other weights."""
         checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
         checkpoint["conversion"] = self.conversion
+        checkpoint["typicality"] = self.typicality
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes what is not among the weights: how pictures were converted."""
-        self.conversion = checkpoint.get("conversion", FIRST_CONVERSION)
-        self.begins_with = None
+        """Takes what is not among the weights: how pictures were converted, and what is typical."""
+        self.conversion, self.begins_with = checkpoint.get("conversion", FIRST_CONVERSION), None
+        self.typicality = checkpoint.get("typicality", {})
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""

@@ -77,27 +77,29 @@ class LossAndAccuracy(Metric):
 
 
 class Outputs(Metric):
-    """All logits and labels of an evaluation, from all processes, in the order of the data."""
+    """What an evaluation has seen and said, from all processes, in the order of the data.
+
+    Args:
+        names: What is kept of each batch, such as ``logits`` and ``labels``.
+    """
 
     full_state_update = False
-    logits: list[Tensor]
-    labels: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, *names: str) -> None:
         super().__init__()
-        self.add_state("logits", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
+        self.names = names
+        for name in names:
+            self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch of logits, float (B, num_classes), and labels, int64 (B,)."""
-        self.logits.append(logits)
-        self.labels.append(labels)
+    def update(self, *batch: Tensor) -> None:
+        """Adds a batch: a tensor (B, ...) for each name."""
+        for name, rows in zip(self.names, batch, strict=True):
+            getattr(self, name).append(rows)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Returns logits, float (N, num_classes), and labels, int64 (N,)."""
-        # synchronized states are tensors already
-        logits, labels = (torch.cat(s) if isinstance(s, list) else s for s in (self.logits, self.labels))
-        return in_order(logits).cpu(), in_order(labels).cpu()  # where 64 bits are at hand
+    def compute(self) -> tuple[Tensor, ...]:
+        """Returns a tensor (N, ...) for each name, on the CPU, where 64 bits are at hand."""
+        states = (getattr(self, name) for name in self.names)  # synchronized ones are tensors already
+        return tuple(in_order(torch.cat(state) if isinstance(state, list) else state).cpu() for state in states)
 
 
 def in_order(rows: Tensor) -> Tensor:

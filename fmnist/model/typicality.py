@@ -1,0 +1,161 @@
+"""How much an image is like those of the training: what says that it may be none of the classes."""
+
+from collections.abc import Mapping
+from threading import get_ident
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+UNLIKE = (
+    0.01  # typicality below which a picture is called unlike the training images: one validation image in a hundred
+)
+ENOUGH = 200  # validation images; with fewer, one in a hundred cannot be told
+AXES = 32  # directions of a subspace
+FLOOR = 0.15  # share of the mean standard deviation that is added to each: pixels of the margin hardly vary
+SHARPNESS = 3.0  # of the sum, which is between the largest of its terms and their mean
+LEVELS = 1000  # scores of validation images that are kept
+WIDEST = 4096  # values of a last layer, above which fitting would take seconds
+State = dict[str, Tensor]
+
+
+class LastInput:
+    """Notes what the last linear layer of a network is given, for each thread by itself.
+
+    Args:
+        network: Any network; of one without a linear layer nothing is noted.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+        self.seen: dict[int, Tensor] = {}
+        # a method of an object, so that a copy of the network writes into a copy of this
+        self.handle = layers[-1].register_forward_pre_hook(self._note) if layers else None
+
+    def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.seen[get_ident()] = inputs[0]
+
+    def take(self) -> Tensor | None:
+        """Returns the features of the images that the network has just seen, float (B, D); None if there are none."""
+        features = self.seen.pop(get_ident(), None)
+        return features if features is None or features.ndim == 2 else features.flatten(1, -2).mean(1)
+
+    def remove(self) -> None:
+        """Notes nothing any more."""
+        if self.handle:
+            self.handle.remove()
+
+
+class Typicality(nn.Module):
+    """Tells how many of the validation images are less typical than an image.
+
+    Three distances are added up: of the pixels and of the features that the last layer is given, each from a
+    normal distribution that is spread along a few axes and even across them (probabilistic principal components,
+    Tipping & Bishop 1999, https://doi.org/10.1111/1467-9868.00196), and of the highest logit from the others
+    (Hendrycks et al. 2022, https://arxiv.org/abs/1911.11132). Each is counted in units of what validation images
+    have. Digits differ in the features, noise and photographs in the pixels, empty images in the logits:
+    ``benchmarks/typicality.py``.
+
+    Args:
+        state: What ``TypicalityFitter.fit`` returned.
+    """
+
+    levels: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in state.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
+        """Maps a batch to the share of validation images that are less typical, from 0 to 1, float (B,).
+
+        Args:
+            images: uint8 or floats from 0 to 1, (B, 1, 28, 28).
+            features: What the last layer was given, float (B, D).
+            logits: float (B, num_classes).
+        """
+        scores = self.score(images, features, logits)
+        if torch.compiler.is_exporting():  # ONNX has no search; comparing with every level takes longer
+            return (scores[:, None] < self.levels).float().mean(1)
+        return 1 - torch.searchsorted(self.levels, scores, right=True) / len(self.levels)
+
+    def score(self, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
+        """Returns the sum of the distances, float (B,): the higher, the less typical."""
+        return F.softplus(SHARPNESS * (self.terms(images, features, logits) - self.centre) / self.spread).sum(1)
+
+    def terms(self, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
+        """Returns the distances, float (B, 3)."""
+        logits = logits.float()
+        pixels, last = self._distance("pixels", _flatten(images)), self._distance("features", features.float())
+        return torch.stack([pixels, last, logits.mean(1) - logits.amax(1)], 1)
+
+    def _distance(self, name: str, values: Tensor) -> Tensor:
+        """Returns the logarithm of the squared Mahalanobis distance, float (B,)."""
+        gain, offset, axes = (getattr(self, f"{name}_{part}") for part in ("gain", "offset", "axes"))
+        centred = torch.addcmul(offset, values, gain)
+        distance: Tensor = centred.square().sum(1) - (centred @ axes).square().sum(1)
+        return distance.clamp_min(1e-6).log()
+
+
+class TypicalityFitter:
+    """Fits a ``Typicality`` to validation images, epoch after epoch; what is said of their pixels it says once."""
+
+    def __init__(self) -> None:
+        self.images: Tensor | None = None
+        self.pixels: State = {}
+
+    def fit(self, images: Tensor, features: Tensor, logits: Tensor) -> State:
+        """Fits distributions to one half of the images, and what is usual to the other.
+
+        Args:
+            images: uint8 or floats from 0 to 1, (N, 1, 28, 28), on the CPU like the others.
+            features: float (N, D).
+            logits: float (N, num_classes).
+
+        Returns:
+            Tensors by name, for a checkpoint; none if there are too few images, no features, or if they are not finite.
+        """
+        enough = len(images) >= ENOUGH and 0 < features.shape[1] <= WIDEST
+        if not enough or not (features.isfinite().all() and logits.isfinite().all()):
+            return {}
+        if self.images is None or not torch.equal(images, self.images):
+            self.images, self.pixels = images, _subspace("pixels", _flatten(images[::2]))
+        state = {**self.pixels, **_subspace("features", features[::2].float())}
+        other = (images[1::2], features[1::2], logits[1::2])
+        terms = Typicality(state).terms(*other)
+        state["centre"] = terms.median(0).values
+        state["spread"] = (terms.quantile(0.9, dim=0) - state["centre"]).clamp_min(1e-6)
+        scores = Typicality(state).score(*other)
+        ranks = (torch.arange(LEVELS) + 0.5) / LEVELS
+        return {**state, "levels": scores.quantile(ranks) if len(scores) > LEVELS else scores.sort().values}
+
+
+def listen(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the logits of a batch, (B, num_classes), and the features, (B, D); of a network without any, (B, 0)."""
+    last = LastInput(network)
+    logits, features = network(images), last.take()
+    last.remove()
+    return logits, logits[:, :0] if features is None else features
+
+
+def _flatten(images: Tensor) -> Tensor:
+    values = images.flatten(1)
+    return values if images.is_floating_point() else values.float() / 255
+
+
+def _subspace(name: str, values: Tensor) -> State:
+    """Fits a normal distribution, (N, D), along its widest axes and even across the others."""
+    deviation, mean = values.std(0), values.mean(0)
+    scale = deviation + FLOOR * deviation.mean() + 1e-6
+    centred = (values - mean) / scale
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(values))  # ascending
+    count = min(AXES, len(variances) - 1, len(values) // 4)
+    even = variances[: len(variances) - count].mean().clamp_min(1e-6)
+    wide = variances[len(variances) - count :].clamp_min(even)
+    # (x - mean)^2 / even, less what the axes explain: sum of z^2 (1 / even - 1 / variance)
+    axes = axes[:, len(variances) - count :] * (1 - even / wide).sqrt()
+    gain = 1 / (scale * even.sqrt())
+    return {f"{name}_gain": gain, f"{name}_offset": -mean * gain, f"{name}_axes": axes.contiguous()}
