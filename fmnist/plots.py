@@ -117,3 +117,22 @@ def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format
         axes.set(xlabel="probability of the predicted class", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
     figure.savefig(file, format=format, transparent=True)
+
+
+def draw_typicality(shares: Tensor, file: Any, format: str = "png") -> None:
+    """Draws how many images have which typicality; those of the validation images would be even.
+
+    Args:
+        shares: Typicality of each image, from 0 to 1, float (N,).
+        file: A path or an open file.
+        format: ``png`` or ``svg``.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(100 * shares.numpy(), bins=25, range=(0, 100), weights=[100 / len(shares)] * len(shares))
+    axes.axhline(4, color="gray", linestyle="--", linewidth=1, label="validation images")
+    axes.set(xlabel="typicality (% of the validation images are less typical)", ylabel="% of the test images")
+    axes.legend()
+    figure.savefig(file, format=format, dpi=100, transparent=format == "svg")

@@ -61,7 +61,6 @@ def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: Fash
 def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: FashionMNISTDataModule) -> list[str]:
     """Writes the results before anything is printed: whoever reads the screen may leave early, as ``head`` does."""
     assert model.tested is not None
-    assert model.network is not None
     assert data.test_set is not None
     folder = results_folder(start.path)
     folder.mkdir(exist_ok=True)
@@ -71,5 +70,5 @@ def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: Fashion
     images, labels = data.test_set.images, data.test_set.labels
     settings, paths = start.checkpoint["hyper_parameters"], data.source.paths(train=False)
     rows = read_history(folder.parent)
-    write_report(metrics, model.network, model.tested.logits, images, labels, report, settings, paths, rows)
+    write_report(metrics, model.trained(), model.tested.logits, images, labels, report, settings, paths, rows)
     return [f"written: {figures}", f"written: {report}"]

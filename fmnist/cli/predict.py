@@ -15,8 +15,8 @@ from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
-from fmnist.inference.stream import CHUNK, classify_files, find_pictures
-from fmnist.model.trained import TrainedModel
+from fmnist.inference.stream import classify_files, find_pictures
+from fmnist.model.trained import TrainedModel, judge_all
 from fmnist.names import import_code
 from fmnist.runs.checkpoint import load_model
 from fmnist.runs.tables import percent
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     parser.add_argument("--index", type=int, help="Print the prediction for this test image instead.")
     parser.add_argument("--save_converted", type=str, help="Folder for what the network saw of each picture.")
+    parser.add_argument("--explain", type=str, help="Folder for which pixels decided: orange for, blue against.")
 
 
 def run_without_trainer(description: str, argv: list[str]) -> bool:
@@ -74,7 +75,8 @@ def predict(
     start: Start, settings: "Namespace", trainer: "Trainer", model: "ImageClassifier", data: "FashionMNISTDataModule"
 ) -> None:
     """Classifies pictures, or the test images: all into a file, or one on the screen."""
-    check(settings.images or not settings.save_converted, "--save_converted needs --images")
+    for option in ("save_converted", "explain"):
+        check(settings.images or not getattr(settings, option), f"--{option} needs --images")
     if settings.index is not None:
         unwanted = settings.output is None and settings.images is None
         check(unwanted, "--index prints one prediction of a test image: leave out --output and --images")
@@ -92,7 +94,10 @@ def predict(
         if trainer.is_global_zero:
             assert data.test_set is not None
             labels = data.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
-            files, typicality = data.source.paths(train=False), _typicality(model, data.test_set.images[: len(labels)])
+            files, typicality = (
+                data.source.paths(train=False),
+                judge_all(model.trained(), data.test_set.images[: len(labels)]),
+            )
             write_rows(label_rows(probabilities, labels, data.class_names, files, typicality), output)
             _say_written(output, len(labels))
 
@@ -110,14 +115,18 @@ def _check_pictures(settings: Any) -> list[str]:
     output = _check_output(settings) if settings.output else None
     paths = find_pictures(settings.images)
     check(str(output) not in paths, f"--output {output}: this is one of the pictures")
-    if settings.save_converted:
-        seen = Path(settings.save_converted)
-        unused = not seen.exists() or (seen.is_dir() and not any(seen.iterdir()))
-        check(unused, f"--save_converted {seen}: this exists; give a new or an empty folder")
-        folders = [expand(spec).resolve() for spec in settings.images if expand(spec).is_dir()]
-        inside = any(seen.resolve().is_relative_to(folder) for folder in folders)
-        check(not inside, f"--save_converted {seen}: this is inside the folder of the pictures")
+    for option in ("save_converted", "explain"):
+        if getattr(settings, option):
+            _check_folder(f"--{option}", expand(getattr(settings, option)), settings.images)
     return paths
+
+
+def _check_folder(option: str, folder: Path, images: list[str]) -> None:
+    unused = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    check(unused, f"{option} {folder}: this exists; give a new or an empty folder")
+    folders = [expand(spec).resolve() for spec in images if expand(spec).is_dir()]
+    inside = any(folder.resolve().is_relative_to(other) for other in folders)
+    check(not inside, f"{option} {folder}: this is inside the folder of the pictures")
 
 
 def _make_predictor(start: Start, model: TrainedModel) -> Predictor:
@@ -130,9 +139,9 @@ def _make_predictor(start: Start, model: TrainedModel) -> Predictor:
 def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
     failed, empty = list[str](), list[str]()
     output = expand(settings.output) if settings.output else None
-    seen = Path(settings.save_converted) if settings.save_converted else None
+    seen, why = (expand(given) if given else None for given in (settings.save_converted, settings.explain))
     error = sys.stderr if output == STDOUT else None
-    rows = classify_files(predictor, paths, seen, failed, empty)
+    rows = classify_files(predictor, paths, seen, why, failed, empty)
     if output is None:
         width = min(40, max(map(len, paths)))
         for row in rows:
@@ -169,13 +178,6 @@ def _gather(share: torch.Tensor, processes: int) -> torch.Tensor:
     if processes > 1:
         torch.distributed.all_gather_object(shares, share.cpu())
     return in_order(torch.cat(shares))
-
-
-def _typicality(model: "ImageClassifier", images: torch.Tensor) -> torch.Tensor | None:
-    predictor = Predictor(model.trained())
-    parts = [predictor.judge(images[start : start + CHUNK])[1] for start in range(0, len(images), CHUNK)]
-    known = [part for part in parts if part is not None]
-    return torch.cat(known) if known else None
 
 
 def _predict_one(

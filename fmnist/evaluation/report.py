@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from fmnist.evaluation.results import headline
 from fmnist.evaluation.scores import reliability
 from fmnist.files import atomic_path
-from fmnist.model.trained import MLP_SETTINGS
-from fmnist.plots import draw_curves, draw_reliability
+from fmnist.model.explain import occlude, paint
+from fmnist.model.trained import MLP_SETTINGS, TrainedModel, judge_all
+from fmnist.model.typicality import UNLIKE
+from fmnist.plots import draw_curves, draw_reliability, draw_typicality
 from fmnist.runs.folder import run_folder
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import Metrics, percent
@@ -31,7 +33,7 @@ TRAINER_SETTINGS = ("max_epochs", "precision", "accumulate_grad_batches", "gradi
 
 def write_report(
     metrics: Metrics,
-    network: nn.Module,
+    model: TrainedModel,
     logits: Tensor,
     images: Tensor,
     labels: Tensor,
@@ -44,7 +46,7 @@ def write_report(
 
     Args:
         metrics: What ``measure`` and ``origin`` returned.
-        network: The network that was tested.
+        model: What was tested.
         logits: float (N, num_classes).
         images: uint8 (N, 1, 28, 28).
         labels: int64 (N,).
@@ -61,8 +63,9 @@ def write_report(
         many=len(metrics["classes"]) > MANY,
         headline=headline(metrics),
         pairs=_confused_pairs(metrics),
-        mistakes=_mistakes(metrics, logits, images, labels, paths),
-        layers=_layers(network),
+        mistakes=_mistakes(metrics, model, logits, images, labels, paths),
+        typicality=_typicality(metrics, judge_all(model, images), images, labels, paths),
+        layers=_layers(model.network),
         curves=_picture(draw_curves, rows) if rows else None,
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
         commands=[*_commands(metrics["checkpoint"], run)],
@@ -147,7 +150,7 @@ def _confused_pairs(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _mistakes(
-    metrics: Metrics, logits: Tensor, images: Tensor, labels: Tensor, paths: list[str] | None
+    metrics: Metrics, model: TrainedModel, logits: Tensor, images: Tensor, labels: Tensor, paths: list[str] | None
 ) -> list[dict[str, Any]]:
     names = [row["name"] for row in metrics["classes"]]
     confidence, predicted = torch.softmax(logits.double() / metrics["temperature"], 1).max(1)
@@ -157,12 +160,34 @@ def _mistakes(
         {
             "name": paths[index] if paths else f"test image {index}",
             "picture": _data_uri(_png(images[index, 0]), "png"),
+            "why": _data_uri(_png(paint(images[index], occlude(model, images[index], int(predicted[index])))), "png"),
             "predicted": names[predicted[index]],
             "actual": names[labels[index]],
             "probability": confidence[index].item(),
         }
         for index in worst
     ]
+
+
+def _typicality(
+    metrics: Metrics, shares: Tensor | None, images: Tensor, labels: Tensor, paths: list[str] | None
+) -> dict[str, Any] | None:
+    if shares is None:
+        return None
+    least = shares.argsort(stable=True)[:MISTAKES].tolist()
+    return {
+        "unlike": (shares < UNLIKE).float().mean().item(),
+        "chart": _picture(draw_typicality, shares),
+        "least": [
+            {
+                "name": paths[index] if paths else f"test image {index}",
+                "picture": _data_uri(_png(images[index, 0]), "png"),
+                "actual": metrics["classes"][labels[index]]["name"],
+                "share": shares[index].item(),
+            }
+            for index in least
+        ],
+    }
 
 
 def _png(image: Tensor) -> bytes:

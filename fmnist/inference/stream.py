@@ -19,6 +19,7 @@ from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import Row, describe
 from fmnist.inference.predictor import Predictor, describe_typicality
+from fmnist.model.explain import draw
 
 CHUNK = 512  # files that are in memory at the same time
 
@@ -56,6 +57,7 @@ def classify_files(
     predictor: Predictor,
     paths: list[str],
     save_converted: Path | None = None,
+    explain: Path | None = None,
     failed: list[str] | None = None,
     empty: list[str] | None = None,
 ) -> Iterator[Row]:
@@ -65,6 +67,7 @@ def classify_files(
         predictor: A trained model.
         paths: The files.
         save_converted: Folder for what the network saw of each file, as PNG.
+        explain: Folder for that beside what ``fmnist.model.explain`` says of it.
         failed: Is given the reason for each file that cannot be read.
         empty: Is given each file that is nothing but background.
 
@@ -84,8 +87,11 @@ def classify_files(
                     failed.append(f"{name} {row['error']}")
                 elif row["predicted"] is None and empty is not None:
                     empty.append(name)
-                if save_converted and not row["error"]:
-                    row["note"] += _save(result, save_converted / f"{os.path.relpath(path, base)}.png")
+                place = f"{os.path.relpath(path, base)}.png"
+                if save_converted and isinstance(result, Converted):
+                    row["note"] += _save(result.image[0], save_converted / place)
+                if explain and isinstance(result, Converted) and not result.empty:
+                    row["note"] += _save(draw(predictor.model, result.image), explain / place)
                 yield {"path": name, **row}
             bar.update(len(chunk))
     if len(failed) == len(paths):
@@ -115,14 +121,13 @@ def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> 
             yield {**nothing, "note": None, "error": str(result)}
 
 
-def _save(result: Converted | PictureError, path: Path) -> str:
-    """Saves what the network saw. Returns what is to be noted: a name can be too long with the ending that it gets."""
-    assert isinstance(result, Converted)
+def _save(image: torch.Tensor, path: Path) -> str:
+    """Saves a picture. Returns what is to be noted: a name can be too long with the ending that it gets."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(result.image[0].numpy()).save(path)
+        Image.fromarray(image.numpy()).save(path)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return f"{'; ' if result.note else ''}not saved as converted: its name is too long"
+        return "; not saved: its name is too long"
     return ""

@@ -9,6 +9,10 @@ from fmnist.model.trained import TrainedModel
 SIZE = 5  # pixels of a side of the square that covers
 
 
+FOR, AGAINST = (255, 96, 32), (48, 128, 255)  # colours of what speaks for a class, and against it
+OPACITY = 210 / 255  # of the pixel that decides most
+
+
 def occlude(model: TrainedModel, image: Tensor, label: int | None = None) -> Tensor:
     """Tells how much each pixel speaks for a class (occlusion, Zeiler & Fergus 2014, arXiv:1311.2901).
 
@@ -39,3 +43,26 @@ def occlude(model: TrainedModel, image: Tensor, label: int | None = None) -> Ten
     total, count = F.conv2d(maps, kernel, padding=SIZE // 2)
     worth: Tensor = total / count
     return worth[0]
+
+
+def paint(image: Tensor, worth: Tensor) -> Tensor:
+    """Colours an image by what ``occlude`` says of its pixels: orange speaks for the class, blue against it.
+
+    Args:
+        image: uint8 (1, 28, 28).
+        worth: float (28, 28).
+
+    Returns:
+        uint8 (28, 28, 3).
+    """
+    share = OPACITY * (worth.abs() / worth.abs().max().clamp_min(1e-9))[..., None]
+    colour = torch.where(worth[..., None] > 0, torch.tensor(FOR), torch.tensor(AGAINST))
+    return ((1 - share) * image[0][..., None] + share * colour).round().to(torch.uint8)
+
+
+def draw(model: TrainedModel, image: Tensor) -> Tensor:
+    """Draws an image and, beside it, why it is taken for its class, eight times as large: uint8 (224, 456, 3)."""
+    grey = image[0][..., None].expand(-1, -1, 3)
+    gap = torch.full((len(grey), 1, 3), 255, dtype=torch.uint8)
+    both = torch.cat([grey, gap, paint(image, occlude(model, image))], 1)
+    return both.repeat_interleave(8, 0).repeat_interleave(8, 1)

@@ -13,6 +13,7 @@ from fmnist.model.typicality import LastInput, Typicality
 from fmnist.names import describe_code, import_code
 
 FIRST_CONVERSION = {"name": "photo", "transform": None}  # of pictures, in checkpoints that do not say
+PART = 500  # images that are judged at once
 MLP_SETTINGS = ("hidden_dims", "dropout", "normalization", "activation")
 
 
@@ -64,6 +65,15 @@ class TrainedModel(nn.Module):
         if self.typicality is not None and features is not None:
             share = self.typicality(images, features, logits)
         return calibrate(logits, self.temperature), share
+
+
+def judge_all(model: TrainedModel, images: Tensor) -> Tensor | None:
+    """Returns the typicality of any number of images, uint8 (N, 1, 28, 28): float (N,), or None if not known."""
+    device = model.temperature.device
+    with torch.inference_mode():
+        parts = [model.judge(part.to(device))[1] for part in torch.split(images, PART)]
+    known = [part.cpu() for part in parts if part is not None]
+    return torch.cat(known) if known else None
 
 
 def calibrate(logits: Tensor, temperature: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ def report(trainer: Trainer, path: str | Path = "report.html") -> Metrics:
     check(ours and model.tested is not None, "nothing has been tested: trainer.test(model, data) comes first")
     assert isinstance(model, ImageClassifier)
     assert model.tested is not None
-    assert model.network is not None
     logits, labels, scores = model.tested
     metrics: Metrics = {
         **measure(scores, logits, labels, model.hparams["class_names"], model.temperature.item()),
@@ -40,5 +39,5 @@ def report(trainer: Trainer, path: str | Path = "report.html") -> Metrics:
     }
     rows = next((callback.rows for callback in trainer.callbacks if isinstance(callback, History)), [])  # type: ignore[attr-defined]
     images, files = data.test_set.images, data.source.paths(train=False)
-    write_report(metrics, model.network, logits, images, labels, Path(path), model.hparams, files, rows)
+    write_report(metrics, model.trained(), logits, images, labels, Path(path), model.hparams, files, rows)
     return metrics
