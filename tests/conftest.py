@@ -95,6 +95,15 @@ def real_root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A real browser."""
+    from tests.browser import open_browser
+
+    with open_browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
 @pytest.fixture
 def cli(capsys):
     """Runs the command line in this process. Returns its exit code, standard output and standard error."""

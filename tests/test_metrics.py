@@ -39,7 +39,7 @@ def test_reset_forgets_what_was_noted():
 
 
 def test_outputs_are_those_of_all_batches():
-    outputs = Outputs()
+    outputs = Outputs("logits", "labels")
     for logits, labels in zip(LOGITS.split(700), LABELS.split(700), strict=True):
         outputs.update(logits, labels)
     logits, labels = outputs.compute()

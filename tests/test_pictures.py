@@ -58,7 +58,9 @@ def test_pictures_of_the_test_images_get_the_same_class(here, cli):
     assert [row["predicted"] for row in rows] == [row["predicted"] for row in expected]
     for row, other in zip(rows, expected, strict=True):
         assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
-        assert row["note"] == row["error"] == ""
+        assert row["typicality"] == other["typicality"]
+        assert row["note"] == ("unlike the training images" if float(row["typicality"]) < 0.01 else "")
+        assert row["error"] == ""
 
 
 def test_photographs_on_white_lose_little(here, cli):

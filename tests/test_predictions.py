@@ -18,7 +18,8 @@ def rows():
 def test_a_prediction_as_plain_values():
     (found,) = describe(torch.tensor([[0.125, 0.75, 0.0625]]), NAMES)
     name = NAMES[1]
-    assert found == {"predicted": name, "probability": 0.75, "p(cat)": 0.125, f"p({name})": 0.75, "p(föhn)": 0.0625}
+    probabilities = {"p(cat)": 0.125, f"p({name})": 0.75, "p(föhn)": 0.0625}
+    assert found == {"predicted": name, "probability": 0.75, **probabilities, "typicality": None}
 
 
 def test_csv(tmp_path):

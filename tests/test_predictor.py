@@ -35,7 +35,7 @@ def test_a_prediction_says_class_and_probabilities(predictor, images):
     assert found.probability == found.probabilities[found.name]
     assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert [*found.probabilities] == predictor.class_names == FashionMNISTDataModule().class_names
-    assert found.note == ""
+    assert (found.note, found.typicality) == ("typicality not known", None)  # there were no validation images
 
 
 def test_probabilities_are_those_of_the_model(predictor, path, images):

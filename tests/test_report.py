@@ -12,16 +12,10 @@ from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import headline, measure
 from fmnist.evaluation.scores import score
 from fmnist.model.mlp import MLP
-from tests.browser import open_browser
+from fmnist.model.trained import TrainedModel
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.network  # a browser may have to be fetched
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    with open_browser(tmp_path_factory.mktemp("browser")) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +96,7 @@ def test_page_is_complete_in_a_real_browser(tested, browser, width, scheme):
         assert part in text
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out at the side"
     widths = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
-    assert len(widths) == 2 + 24
+    assert len(widths) == 2 + 2 * 24 + 1 + 24, "curves and calibration, mistakes and why, typicality"
     assert all(width > 0 for width in widths), "every picture is there"
     assert page.eval_on_selector_all("img:not([alt]), table:not(:has(caption))", "found => found.length") == 0
     colors = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
@@ -126,7 +120,7 @@ def report(tmp_path, browser):
             "device": "cpu",
         }
         images, path = torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), tmp_path / "report.html"
-        write_report(metrics, MLP(len(names)), logits, images, labels, path, paths=paths)
+        write_report(metrics, TrainedModel(MLP(len(names)), names), logits, images, labels, path, paths=paths)
         pages.append(browser.new_page(viewport={"width": width, "height": 800}))
         pages[-1].goto(path.as_uri())
         return SimpleNamespace(page=pages[-1], headline=" ".join(headline(metrics)))

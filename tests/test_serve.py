@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from fmnist import FashionMNIST, load
-from tests.browser import open_browser
 from tests.conftest import ROOT, spawn, train
 
 RUN = "lightning_logs/version_0"
@@ -105,10 +104,11 @@ def test_every_way_to_ask(served, pictures):
     whole = json.loads(served.ask(pictures[0], "/predict?note=true&seen=1")[1])
     assert whole["predictions"] == alone
     assert len(base64.b64decode(whole["seen"])) == 784
+    assert 0 <= whole["typicality"] <= 1
     file = io.BytesIO()
     Image.new("RGB", (50, 50), "white").save(file, format="PNG")
     empty = json.loads(served.ask(file.getvalue(), "/predict?note=1")[1])
-    assert empty == {"predictions": [], "note": "nothing but background"}
+    assert empty == {"predictions": [], "note": "nothing but background", "typicality": None}
     status, body = served.ask(None, "/health")
     assert (status, json.loads(body)) == (200, {"status": "ok"})
     assert served.ask(None, "/docs")[0] == 404
@@ -159,10 +159,10 @@ def test_figures_for_prometheus(served, pictures):
     assert float(text.partition("fmnist_request_seconds_sum ")[2].split()[0]) > 0
 
 
-def test_the_page_asks_the_server(served, place, tmp_path_factory):
+def test_the_page_asks_the_server(served, place, browser):
     said = []
-    with open_browser(tmp_path_factory.mktemp("chromium")) as browser:
-        page = browser.new_page()
+    with browser.new_context() as context:
+        page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("request", lambda request: said.append(request.url))
         page.goto(served.url)

@@ -7,7 +7,7 @@ from fmnist import __version__
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
 from fmnist.cli.start import find_start
 from fmnist.errors import check
-from fmnist.files import atomic_path, check_target, expand
+from fmnist.files import check_target, expand, write_whole
 from fmnist.inference import onnx, page
 from fmnist.inference.onnx import NEEDED, to_onnx
 from fmnist.inference.predictor import CHECKED, Predictor
@@ -39,8 +39,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     print(f"export: {start.path}")
     content = MAKERS[path.suffix](predictor, start.path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as part:
-        part.write_bytes(content)
+    write_whole(path, content)
     print(f"written: {path} ({len(content) / 1e6:.1f} MB)")
 
 

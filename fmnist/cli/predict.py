@@ -94,10 +94,8 @@ def predict(
         if trainer.is_global_zero:
             assert data.test_set is not None
             labels = data.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
-            files, typicality = (
-                data.source.paths(train=False),
-                judge_all(model.trained(), data.test_set.images[: len(labels)]),
-            )
+            typicality = judge_all(model.trained(), data.test_set.images[: len(labels)])
+            files = data.source.paths(train=False)
             write_rows(label_rows(probabilities, labels, data.class_names, files, typicality), output)
             _say_written(output, len(labels))
 

@@ -70,7 +70,7 @@ class Start:
         model.configure_model()
         trainer.precision_plugin.convert_module(model)  # before the weights come, or 64 bits are cut to 32
         model.load_state_dict(self.checkpoint["state_dict"])
-        model.typicality = self.checkpoint.get("typicality", {})
+        model.typicality.state = self.checkpoint.get("typicality", {})
         self.announce(name_device(trainer))
 
 

@@ -14,7 +14,7 @@ from fmnist.cli.compare import compare as read_rows
 from fmnist.cli.compare import write
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
-from fmnist.files import atomic_path, expand
+from fmnist.files import expand, write_whole
 from fmnist.runs.folder import LOGS
 from fmnist.sweep.space import Plan, read_plan
 from fmnist.sweep.sweep import Sweep
@@ -88,7 +88,6 @@ def _show(plan: Plan, folder: Path, typed: Sequence[str]) -> None:
     words = [*plan.words(best.point), *typed]
     path = folder / f"{folder.name}-seeds.yaml"
     content = {"config": str(Path(words[1]).resolve()), "search": {"seed_everything": [0, 1, 2, 3, 4]}}
-    with atomic_path(path) as part:
-        part.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(content, sort_keys=False))
     print(f"best: {best.path}; {NOISE}")
     print(f"with five seeds: python -m fmnist sweep {shlex.join([str(path), '--test', *words[2:]])}")

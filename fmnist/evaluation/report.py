@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fmnist.evaluation.results import headline
 from fmnist.evaluation.scores import reliability
-from fmnist.files import atomic_path
+from fmnist.files import write_whole
 from fmnist.model.explain import occlude, paint
 from fmnist.model.trained import MLP_SETTINGS, TrainedModel, judge_all
 from fmnist.model.typicality import UNLIKE
@@ -52,7 +52,7 @@ def write_report(
         labels: int64 (N,).
         path: The HTML file to write.
         hyper_parameters: Of the checkpoint; they are shown with the settings of its run.
-        paths: The file of each image, where they have files of their own.
+        paths: The file of each image, where they have files.
         rows: The epochs of the training, as ``read_history`` returns them.
     """
     run = run_folder(Path(metrics["checkpoint"] or ""))  # none for a network that was never saved
@@ -70,8 +70,7 @@ def write_report(
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
         commands=[*_commands(metrics["checkpoint"], run)],
     )
-    with atomic_path(path) as part:
-        part.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def _commands(checkpoint: str | None, run: Path | None) -> Iterator[str]:

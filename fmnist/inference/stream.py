@@ -74,8 +74,7 @@ def classify_files(
     Raises:
         UserError: At the end, if not one of the files could be read.
     """
-    failed = [] if failed is None else failed
-    base = os.path.commonpath([Path(path).parent for path in paths])
+    failed, base = [] if failed is None else failed, os.path.commonpath([Path(path).parent for path in paths])
     bar = tqdm(total=len(paths), unit="file", disable=None, file=sys.stderr)
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
@@ -87,11 +86,9 @@ def classify_files(
                     failed.append(f"{name} {row['error']}")
                 elif row["predicted"] is None and empty is not None:
                     empty.append(name)
-                place = f"{os.path.relpath(path, base)}.png"
-                if save_converted and isinstance(result, Converted):
-                    row["note"] += _save(result.image[0], save_converted / place)
-                if explain and isinstance(result, Converted) and not result.empty:
-                    row["note"] += _save(draw(predictor.model, result.image), explain / place)
+                if isinstance(result, Converted):
+                    place = f"{os.path.relpath(path, base)}.png"
+                    row["note"] += _save_all(predictor, result, save_converted, explain, place)
                 yield {"path": name, **row}
             bar.update(len(chunk))
     if len(failed) == len(paths):
@@ -119,6 +116,12 @@ def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> 
             yield {**row, "note": describe_typicality(result.note, row["typicality"]), "error": None}
         else:
             yield {**nothing, "note": None, "error": str(result)}
+
+
+def _save_all(predictor: Predictor, result: Converted, seen: Path | None, why: Path | None, place: str) -> str:
+    """Saves what the network saw, and why it said what it said. Returns what is to be noted."""
+    note = _save(result.image[0], seen / place) if seen else ""
+    return note or (_save(draw(predictor.model, result.image), why / place) if why and not result.empty else "")
 
 
 def _save(image: torch.Tensor, path: Path) -> str:

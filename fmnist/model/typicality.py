@@ -104,6 +104,7 @@ class TypicalityFitter:
     """Fits a ``Typicality`` to validation images, epoch after epoch; what is said of their pixels it says once."""
 
     def __init__(self) -> None:
+        self.state: State = {}
         self.images: Tensor | None = None
         self.pixels: State = {}
 
@@ -116,11 +117,13 @@ class TypicalityFitter:
             logits: float (N, num_classes).
 
         Returns:
-            Tensors by name, for a checkpoint; none if there are too few images, no features, or if they are not finite.
+            Tensors by name, for a checkpoint, which are kept as ``state``; none if there are too few images, no
+            features, or if they are not finite.
         """
         enough = len(images) >= ENOUGH and 0 < features.shape[1] <= WIDEST
         if not enough or not (features.isfinite().all() and logits.isfinite().all()):
-            return {}
+            self.state = {}
+            return self.state
         if self.images is None or not torch.equal(images, self.images):
             self.images, self.pixels = images, _subspace("pixels", _flatten(images[::2]))
         state = {**self.pixels, **_subspace("features", features[::2].float())}
@@ -130,7 +133,9 @@ class TypicalityFitter:
         state["spread"] = (terms.quantile(0.9, dim=0) - state["centre"]).clamp_min(1e-6)
         scores = Typicality(state).score(*other)
         ranks = (torch.arange(LEVELS) + 0.5) / LEVELS
-        return {**state, "levels": scores.quantile(ranks) if len(scores) > LEVELS else scores.sort().values}
+        levels = scores.quantile(ranks) if len(scores) > LEVELS else scores.sort().values
+        self.state = {**state, "levels": levels}
+        return self.state
 
 
 def listen(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from fmnist.errors import UserError, check
-from fmnist.files import atomic_path, expand
+from fmnist.files import expand, write_whole
 
 LOGS = "lightning_logs"
 JOB = "slurm_job_id"
@@ -38,8 +38,7 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
     logs = root / LOGS
     draft = logs / f".{uuid.uuid4().hex}"
     (draft / "checkpoints").mkdir(parents=True)
-    with atomic_path(draft / "config.yaml") as part:
-        part.write_text(config, encoding="utf-8")
+    write_whole(draft / "config.yaml", config)
     if job := os.environ.get("SLURM_JOB_ID"):
         (draft / JOB).write_text(job, encoding="utf-8")
     if name:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fmnist.files import atomic_path, digest_file, read_text
+from fmnist.files import digest_file, read_text, write_whole
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
@@ -27,8 +27,7 @@ def write_history(rows: list[dict[str, float]], run: Path) -> None:
     writer = csv.DictWriter(text, order_columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_path(run / "metrics.csv") as part:
-        part.write_text(text.getvalue())
+    write_whole(run / "metrics.csv", text.getvalue())
 
 
 def order_columns(rows: list[dict[str, float]]) -> list[str]:
@@ -76,8 +75,7 @@ def read_seconds(run: Path) -> float | None:
 
 def write_metrics(metrics: Metrics, path: Path) -> None:
     """Writes what a test has measured as ``metrics.json``."""
-    with atomic_path(path) as part:
-        part.write_text(json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
 
 
 def read_metrics(path: Path) -> Metrics:

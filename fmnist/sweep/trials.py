@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from fmnist.errors import PlaceError, check
-from fmnist.files import atomic_path, read_text
+from fmnist.files import read_text, write_whole
 from fmnist.runs.folder import lock, newest_run
 from fmnist.runs.tables import read_history
 from fmnist.sweep.space import Plan, Point, check_same
@@ -51,8 +51,7 @@ class Trial:
 
     def finish(self, status: str, **more: Any) -> None:
         """Writes what became of it."""
-        with atomic_path(self.path / RESULT) as part:
-            part.write_text(json.dumps({"status": status, **more}) + "\n", encoding="utf-8")
+        write_whole(self.path / RESULT, json.dumps({"status": status, **more}) + "\n")
 
     def values(self, metric: str) -> dict[int, float]:
         """Returns a metric of its epochs, counted from 1; of those that have it."""
@@ -83,8 +82,7 @@ def open_sweep(folder: Path, plan: Plan, typed: Sequence[str], path: Path) -> No
     if not folder.exists():
         draft = folder.with_name(f".{uuid.uuid4().hex}")
         draft.mkdir(parents=True)
-        with atomic_path(draft / SWEEP) as part:
-            part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_whole(draft / SWEEP, json.dumps(record, indent=1))
         try:
             draft.rename(folder)
             return
@@ -110,8 +108,7 @@ def add_trial(folder: Path, number: int, point: Point | list[str], name: str | N
         shutil.rmtree(left)
     draft = folder / f".{uuid.uuid4().hex}"
     draft.mkdir()
-    with atomic_path(draft / OPTIONS) as part:
-        part.write_text(json.dumps({"name": name, "point": point}) + "\n", encoding="utf-8")
+    write_whole(draft / OPTIONS, json.dumps({"name": name, "point": point}) + "\n")
     return Trial(draft.rename(folder / f"trial_{number:03}"), point, name)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from fmnist.files import atomic_path
+from fmnist.files import write_whole
 from fmnist.runs.checkpoint import Checkpoint
 
 
@@ -25,5 +25,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        with atomic_path(Path(path)) as part:
-            part.write_bytes(content.getbuffer())
+        write_whole(Path(path), content.getbuffer())

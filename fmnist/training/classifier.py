@@ -25,7 +25,7 @@ from fmnist.model.trained import (
     calibrate,
     describe_network,
 )
-from fmnist.model.typicality import State, TypicalityFitter, listen
+from fmnist.model.typicality import TypicalityFitter, listen
 from fmnist.seeds import mix_seeds
 from fmnist.training.lean import LeanModule
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
@@ -94,17 +94,14 @@ class ImageClassifier(LeanModule):
         self.hparams["optimizer"] = describe_optimizer(optimizer)
         self.hparams["network"] = describe_network(network)
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
-        self.optimizer = optimizer
-        self.factory = network
-        self.begins_with = weights
+        self.optimizer, self.factory, self.begins_with = optimizer, network, weights
         self.network: nn.Module | None = None
         self.register_buffer("temperature", torch.ones(()))
         self._fitted_temperature: float | None = None
         self.train_metrics = LossAndAccuracy()
-        self.val_outputs = Outputs("logits", "labels", "images", "features")
+        self.val_outputs = Outputs("logits", "features", "labels", "images")
         self.test_outputs = Outputs("logits", "labels")
-        self.typicality: State = {}
-        self._fitter = TypicalityFitter()
+        self.typicality = TypicalityFitter()
         self.tested: Tested | None = None
         self.seed = 0
         self.conversion: dict[str, Any] = {"name": "photo-2", "transform": None}
@@ -116,9 +113,8 @@ class ImageClassifier(LeanModule):
         for name, value in zip(("mean", "std"), pixels, strict=True):
             self.hparams[name] = value if self.hparams[name] is None else self.hparams[name]
         self.network = build_network(self.hparams, self.factory)
-        self.objective = Objective(
-            len(self.hparams["class_names"]), self.hparams["label_smoothing"], self.hparams["mixup"]
-        )
+        settings = (self.hparams[name] for name in ("label_smoothing", "mixup"))
+        self.objective = Objective(len(self.hparams["class_names"]), *settings)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to logits, float (B, num_classes)."""
@@ -130,7 +126,7 @@ class ImageClassifier(LeanModule):
     def trained(self) -> TrainedModel:
         """Returns the network as it is now, with its calibration and its classes."""
         assert self.network is not None
-        model = TrainedModel(deepcopy(self.network), self.hparams["class_names"], self.typicality)
+        model = TrainedModel(deepcopy(self.network), self.hparams["class_names"], self.typicality.state)
         model.temperature = self.temperature
         return model.eval()
 
@@ -166,17 +162,15 @@ class ImageClassifier(LeanModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
-        images, targets = self.objective.blend(images, labels)
+        images, targets = self.objective.blend(*batch)  # uint8 (B, 1, 28, 28), int64 (B,)
         logits = self(images)
         loss = self.objective.loss(logits, targets)
-        self.train_metrics.note(logits, labels, loss)
+        self.train_metrics.note(logits, batch[1], loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Notes what the network says of a batch."""
-        logits, features = listen(self, batch[0])
-        self.val_outputs.update(logits, batch[1], batch[0], features)
+        self.val_outputs.update(*listen(self, batch[0]), batch[1], batch[0])
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Notes what the network says of a batch."""
@@ -202,12 +196,12 @@ class ImageClassifier(LeanModule):
 
     def on_validation_epoch_end(self) -> None:
         """Fits temperature and typicality, if this is part of a training, and logs the validation metrics."""
-        logits, labels, images, features = self.val_outputs.compute()
+        logits, features, labels, images = self.val_outputs.compute()
         self.val_outputs.reset()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._fitted_temperature = fit_temperature(logits, labels)
             self.temperature.fill_(self._fitted_temperature)
-            self.typicality = self._fitter.fit(images, features, logits)
+            self.typicality.fit(images, features, logits)
         scores = score(logits, labels, self.temperature.item())
         self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
 
@@ -220,12 +214,12 @@ class ImageClassifier(LeanModule):
         """Saves the temperature as it was fitted, whatever callbacks have made of the other weights."""
         checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
         checkpoint["conversion"] = self.conversion
-        checkpoint["typicality"] = self.typicality
+        checkpoint["typicality"] = self.typicality.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes what is not among the weights: how pictures were converted, and what is typical."""
         self.conversion, self.begins_with = checkpoint.get("conversion", FIRST_CONVERSION), None
-        self.typicality = checkpoint.get("typicality", {})
+        self.typicality.state = checkpoint.get("typicality", {})
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from fmnist.errors import PlaceError
-from fmnist.files import PARTS, atomic_path
+from fmnist.files import PARTS, atomic_path, write_whole
 from fmnist.plots import draw_curves
 from fmnist.runs import folder as runs
 from fmnist.runs.settings import SHARED_KEYS
@@ -113,8 +113,7 @@ class RunFolder(SaveConfigCallback):
             raise PlaceError(f"{self.continued} is being trained by another process: stop that one first")
         runs.ended_mark(self.continued).unlink(missing_ok=True)
         _remove_parts(self.continued)
-        with atomic_path(self.continued / "config.yaml") as part:
-            part.write_text(config, encoding="utf-8")
+        write_whole(self.continued / "config.yaml", config)
         return self.continued
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fmnist.errors import UserError
-from fmnist.files import atomic_path, expand
+from fmnist.files import expand, write_whole
 
 SYSTEM_COPY = "/usr/share/datasets/fashion-mnist"
 PACKAGE = "dataset-fashion-mnist"
@@ -125,8 +125,7 @@ class VerifiedFashionMNIST(torchvision.datasets.FashionMNIST):  # type: ignore[m
                     failures.append(f"{place}: {error}")
                     break
                 Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
-                with atomic_path(Path(self.raw_folder) / name) as part:
-                    part.write_bytes(content)
+                write_whole(Path(self.raw_folder) / name, content)
                 self._damaged.discard(name)
             else:
                 return
