@@ -77,6 +77,15 @@ def test_the_page_computes_what_the_model_computes(opened, place, images):
     assert (found - expected).abs().max() < 2e-3
 
 
+def test_the_page_tells_how_typical_an_image_is(opened, place, images):
+    noise = torch.randint(0, 256, (50, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shown = torch.cat([images[:500], noise])
+    judge = CLASSIFY.replace("Array.from(fmnist.classify", "(fmnist.judge")
+    found = torch.tensor(opened().evaluate(judge, encode(shown.numpy().tobytes())))
+    assert (found - predictor(place).judge(shown)[1]).abs().max() < 0.01
+    assert (found[500:] == 0).all()
+
+
 def paint(array, thing, background):
     share = np.asarray(Image.fromarray(array).resize((280, 210), Image.Resampling.BICUBIC))[..., None] / 255
     return Image.fromarray((share * np.array(thing) + (1 - share) * np.array(background)).round().astype(np.uint8))
@@ -149,7 +158,7 @@ def test_every_way_in(opened, images, tmp_path, width, scheme):
     page.click("#why")
     is_seen("dark background: kept")
     page.click("#undo")
-    page.wait_for_function("() => document.getElementById('note').textContent === 'dark background: kept'")
+    page.wait_for_function("() => document.getElementById('note').textContent.startsWith('dark background: kept')")
     page.click("#examples button:nth-child(10)")
     page.wait_for_function("() => document.getElementById('note').textContent === ''")
     heat = "[...document.getElementById('heat').getContext('2d').getImageData(0, 0, 28, 28).data].some((v) => v > 0)"

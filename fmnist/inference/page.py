@@ -64,8 +64,7 @@ def _typicality(predictor: Predictor) -> dict[str, Any] | None:
     state = {name: value.cpu().numpy() for name, value in model.named_buffers()}
 
     def subspace(name: str) -> dict[str, str]:
-        formats = {"gain": "<f4", "offset": "<f4", "axes": "<f2"}
-        return {part: _encode(state[f"{name}_{part}"].astype(kind).tobytes()) for part, kind in formats.items()}
+        return {part: _encode(state[f"{name}_{part}"].astype("<f4").tobytes()) for part in ("gain", "offset", "axes")}
 
     numbers = {name: state[name].tolist() for name in ("centre", "spread")}
     levels = _encode(state["levels"].astype("<f4").tobytes())
