@@ -42,7 +42,7 @@ class Verb(NamedTuple):
 VERBS = {
     "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
-    "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE),
+    "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE, evaluate.add_arguments),
     "predict": Verb(predict.predict, predict.EXAMPLE, predict.add_arguments),
 }
 
