@@ -107,9 +107,8 @@ def check_members(members: Sequence[Member], same_split: bool) -> None:
         check(twin is path, f"{path} and {twin} are the same checkpoint: leave one of them out")
         for what, here, there in zip(COMMON, _describe(path, checkpoint), expected, strict=True):
             right = here == there or (what == COMMON[-1] and not same_split)
-            check(
-                right, f"{path} does not fit {first}: its {what} {here:.200}, not {there:.200}; leave one of them out"
-            )
+            differs = f"its {what} {here:.200}, not {there:.200}"
+            check(right, f"{path} does not fit {first}: {differs}; leave one of them out")
 
 
 def _describe(path: Path, checkpoint: Checkpoint) -> tuple[str, str, str]:

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
 from fmnist.errors import UserError, check
@@ -150,19 +149,19 @@ def _runs(folder: Path) -> list[Path]:
     if not folder.is_dir() or newest_run(folder) or (folder / "config.yaml").is_file():
         return []
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    runs = ((newest_run(path) or path) for path in inside)
+    runs = (newest_run(path) or path for path in inside)
     return [run for run in runs if (run / "config.yaml").is_file()]
 
 
 def claim_ensemble(root: Path) -> Path:
     """Makes the next free folder ``root/lightning_logs/ensemble_N`` for the results of an ensemble."""
-    (root / LOGS).mkdir(parents=True, exist_ok=True)
-    for number in count():
+    number = 0
+    while True:
+        folder = root / LOGS / f"ensemble_{number}"
         with suppress(FileExistsError):
-            folder = root / LOGS / f"ensemble_{number}"
-            folder.mkdir()
+            folder.mkdir(parents=True)
             return folder
-    raise AssertionError
+        number += 1
 
 
 def run_folder(checkpoint: Path) -> Path | None:
