@@ -42,7 +42,7 @@ from fmnist.data.read import read_picture
 from fmnist.data.sources import download
 from fmnist.errors import UserError
 from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.runs.folder import find_checkpoint
+from fmnist.runs.folder import find_checkpoints
 from fmnist.runs.settings import read_run_settings
 
 SECONDS, BYTES = 2.0, 2**30
@@ -392,9 +392,9 @@ def resolve(folder: Path, case: tuple[list[tuple[list[str], str]], str | None, b
     before = Path.cwd()
     os.chdir(folder)
     try:
-        found = find_checkpoint(spec, folder, to_continue)
-        assert found.is_file() or to_continue
-        read_run_settings(found, ("trainer", "model", "data"))
+        for found in find_checkpoints([spec] if spec else [], folder, to_continue):
+            assert found.is_file() or to_continue
+            read_run_settings(found, ("trainer", "model", "data"))
     finally:
         os.chdir(before)
 

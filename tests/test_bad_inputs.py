@@ -130,7 +130,7 @@ FIT = [
     ("--ckpt_path nope.ckpt", "nope.ckpt: there is no such file"),
     ("--ckpt_path last", "no trained model in lightning_logs"),
     ("--ckpt_path folder.yaml", "folder.yaml: there is no such file"),
-    ("--ckpt_path", "expected one argument"),
+    ("--ckpt_path", "expected at least one argument"),
 ]
 CHECKPOINTS = [
     ("empty.ckpt", "is not a checkpoint of fmnist"),

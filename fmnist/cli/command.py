@@ -42,7 +42,7 @@ class Verb(NamedTuple):
 VERBS = {
     "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
-    "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE),
+    "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE, evaluate.add_arguments),
     "predict": Verb(predict.predict, predict.EXAMPLE, predict.add_arguments),
 }
 
@@ -170,7 +170,7 @@ class Command(LightningCLI):
         defaults = self._parser(self.verb).get_defaults().model.as_dict()
         for name in kept:
             value = self.config[self.verb].model.as_dict()[name]
-            if name == "network" and _name(asked[name]) == _name(value):  # it had to be named
+            if name == "network" and (self.start.others or _name(asked[name]) == _name(value)):  # it had to be named
                 continue
             typed = self.start.has_typed(f"--model.{name}")
             if asked[name] != value and (typed or asked[name] != defaults[name]):

@@ -1,11 +1,13 @@
 """The verbs ``validate`` and ``test``."""
 
+import argparse
 import time
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
+from fmnist.cli.ensemble import test_ensemble
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
@@ -18,6 +20,12 @@ from fmnist.training.classifier import ImageClassifier
 
 VALIDATE_EXAMPLE = "fmnist validate --ckpt_path last"
 TEST_EXAMPLE = "fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what ``test`` has beside the options of the Trainer."""
+    output = "Folder for the results of an ensemble; lightning_logs/ensemble_N if not given."
+    parser.add_argument("--output", type=str, metavar="DIR", help=output)
 
 
 def validate(
@@ -33,6 +41,10 @@ def test(
     start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
 ) -> None:
     """Evaluates on the test images; writes ``test/metrics.json`` and ``test/report.html``, and prints tables."""
+    if start.others:
+        test_ensemble(start, settings, trainer, model, data)
+        return
+    check(not settings.output, "--output is for an ensemble: the results of one checkpoint go into its run")
     began = time.monotonic()
     _evaluate(start, trainer, model, data)
     if not trainer.is_global_zero:

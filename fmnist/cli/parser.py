@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from fmnist.cli.classes import list_classes, start_anew
 from fmnist.cli.mistakes import explain
-from fmnist.cli.plain import nearest, suggest
+from fmnist.cli.plain import CHECKPOINT, TAKE_SEVERAL, nearest, suggest
 from fmnist.data.sources import folder, mnist, parquet, table  # noqa: F401 - their classes can be typed by name
 from fmnist.errors import UserError
 from fmnist.runs.settings import RETIRED
@@ -36,7 +36,7 @@ TITLES = {"ckpt_path": "checkpoint", "trainer": "trainer", "model": "model", "da
 HELP = {
     "config": "Configuration file; what is typed after it wins.",
     "seed_everything": "Seed of the weights, the order of the images, dropout and augmentation.",
-    "ckpt_path": "A checkpoint or a run, by its path; or 'best' or 'last' of the newest run.",
+    "ckpt_path": f"{CHECKPOINT}.",
     "trainer.accelerator": "Kind of device: auto, cpu, gpu or mps.",
     "trainer.devices": "Number of devices, or a list of them; 'auto' takes all.",
     "trainer.precision": "Arithmetic: 32-true, bf16-mixed, 16-mixed or 64-true.",
@@ -50,6 +50,9 @@ HELP |= {
     "model.weights": "A checkpoint or run to begin with.",
     "model.optimizer": "Optimizer, such as SGD; --model.optimizer.help lists them.",
     "data.source": "Where the images come from; --data.source.help lists the classes.",
+}
+SEVERAL = {
+    ("ckpt_path", verb): f"{CHECKPOINT}; several, or a folder of runs, are an ensemble." for verb in TAKE_SEVERAL
 }
 WIDTHS = r"[(\[]?\s*\d+(\s*[,\s]\s*\d+)*\s*,?\s*[)\]]?"  # of layers, as people type them
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
@@ -122,7 +125,7 @@ class Parser(LightningArgumentParser):
             self.usage, name = argparse.SUPPRESS, (self.description or "").rpartition("=")[2]
             self.description = f"The settings of {name}."
         for action in self._actions:
-            action.help = HELP.get(action.dest, action.help)
+            action.help = SEVERAL.get((action.dest, self.verb)) or HELP.get(action.dest, action.help)
             if not self._is_shown(action):
                 action.help = argparse.SUPPRESS
             elif action.help and action.help != argparse.SUPPRESS:

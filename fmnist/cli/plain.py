@@ -25,6 +25,9 @@ SYNONYMS = {
     **dict.fromkeys(("ckpt", "checkpoint", "resume", "weights"), "ckpt_path"),
 }
 
+TAKE_SEVERAL = ("test", "predict")  # verbs that take the checkpoints of an ensemble
+CHECKPOINT = "A checkpoint or a run, by its path; or 'best' or 'last' of the newest run"
+
 
 class PlainParser(argparse.ArgumentParser):
     """Reports a mistake as one line, with the nearest option for an unknown one.
@@ -50,9 +53,7 @@ class PlainParser(argparse.ArgumentParser):
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which trained model is meant."""
-    parser.add_argument(
-        "--ckpt_path", help="A checkpoint or a run, by its path; or 'best' or 'last' of the newest run."
-    )
+    parser.add_argument("--ckpt_path", nargs="+", metavar="PATH", help=f"{CHECKPOINT}.")
     parser.add_argument(
         "--trainer.default_root_dir",
         "--default_root_dir",

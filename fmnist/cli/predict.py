@@ -18,7 +18,7 @@ from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
 from fmnist.model.trained import TrainedModel, judge_all
 from fmnist.names import import_code
-from fmnist.runs.checkpoint import load_model
+from fmnist.runs.checkpoint import load_members
 from fmnist.runs.tables import percent
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def run_without_trainer(description: str, argv: list[str]) -> bool:
     paths = _check_pictures(settings)
     start = find_start("predict", argv)
     start.announce(device)
-    _classify(_make_predictor(start, load_model(start.path, start.checkpoint).to(device)), paths, settings)
+    _classify(_make_predictor(start, load_members(start.members).to(device)), paths, settings)
     return True
 
 

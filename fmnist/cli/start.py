@@ -1,6 +1,7 @@
 """What a verb begins with: the checkpoint that the words mean, and the settings of its run."""
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fmnist.cli.plain import TAKE_SEVERAL
 from fmnist.cli.screen import name_device, say
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.names import find_code_here
-from fmnist.runs.checkpoint import Checkpoint, read_checkpoint
-from fmnist.runs.folder import find_checkpoint
+from fmnist.runs.checkpoint import Checkpoint, Member, check_members, load_members, read_checkpoint
+from fmnist.runs.folder import find_checkpoints
 from fmnist.runs.settings import SHARED_KEYS, UntrustedError, named_code, read_run_settings, read_settings
 
 if TYPE_CHECKING:
@@ -34,12 +36,13 @@ class Start:
 
     Args:
         verb: The verb.
-        words: What was typed after it.
+        words: What was typed after it; of an ensemble without its checkpoints.
         root: Folder that holds ``lightning_logs``.
         path: The checkpoint's file; empty if none is needed. Only a run to be continued may lack it.
         checkpoint: Its content; empty if there is none.
         settings: What the verb takes over from the run of the checkpoint.
         named: The code that the user has named.
+        others: Of an ensemble the other members: checkpoints and their content.
     """
 
     verb: str
@@ -49,6 +52,12 @@ class Start:
     checkpoint: Checkpoint = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     named: frozenset[str] = frozenset()
+    others: tuple[Member, ...] = ()
+
+    @property
+    def members(self) -> list[Member]:
+        """The checkpoints, one or, of an ensemble, several."""
+        return [(self.path, self.checkpoint), *self.others]
 
     @property
     def epochs(self) -> int:
@@ -63,14 +72,18 @@ class Start:
     def announce(self, device: str) -> None:
         """Says what is used, and where it is computed."""
         wanted = any(word in ("-", "--output=-") for word in self.words)  # standard output is for predictions alone
-        say(f"{self.verb}: {self.path} (epoch {self.epochs}) on {device}", sys.stderr if wanted else sys.stdout)
+        what = f"an ensemble of {len(self.members)}" if self.others else f"{self.path} (epoch {self.epochs})"
+        say(f"{self.verb}: {what} on {device}", sys.stderr if wanted else sys.stdout)
 
     def load_weights(self, model: "ImageClassifier", trainer: "Trainer") -> None:
-        """Gives a model the weights of the checkpoint, in the precision of the trainer."""
+        """Gives a model the weights of the checkpoint, in the precision of the trainer; or the ensemble as network."""
         model.configure_model()
+        if self.others:
+            model.network = load_members(self.members).network
         trainer.precision_plugin.convert_module(model)  # before the weights come, or 64 bits are cut to 32
-        model.load_state_dict(self.checkpoint["state_dict"])
-        model.typicality.state = self.checkpoint.get("typicality", {})
+        if not self.others:
+            model.load_state_dict(self.checkpoint["state_dict"])
+            model.typicality.state = self.checkpoint.get("typicality", {})
         self.announce(name_device(trainer))
 
 
@@ -89,20 +102,32 @@ def find_start(verb: str, words: list[str]) -> Start:
     asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
     if not typed.ckpt_path and (fits or asks_for_help):
         return Start(verb, words, root)
-    path = _resolve(typed.ckpt_path, root, fits)
+    paths = _resolve(typed.ckpt_path, root, fits)
+    one = f"{verb} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
+    check(len(paths) == 1 or verb in TAKE_SEVERAL, one)
     parts = SHARED_KEYS if fits else ("data",) if verb in NEED_DATA and not typed.images else ()
     try:
-        settings = read_run_settings(path, parts, typed.named)
-        checkpoint = read_checkpoint(path, typed.named, to_continue=fits) if path.is_file() else {}
+        settings = read_run_settings(paths[0], parts, typed.named)
+        read = [read_checkpoint(path, typed.named, to_continue=fits) if path.is_file() else {} for path in paths]
     except UntrustedError as error:
         raise UserError(_ask_to_name(error, verb, words)) from error
-    return Start(verb, words, root, path, checkpoint, settings, frozenset(typed.named))
+    members = [*zip(paths, read, strict=True)]
+    if len(members) > 1:
+        check_members(members, same_split=verb == "test")
+        words = _checkpoints().parse_known_args(words)[1]
+    return Start(verb, words, root, *members[0], settings, frozenset(typed.named), tuple(members[1:]))
+
+
+def _checkpoints() -> argparse.ArgumentParser:
+    """Makes a parser of the checkpoints that are typed, and of nothing else."""
+    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scanner.add_argument("--ckpt_path", nargs="+", default=[])
+    return scanner
 
 
 def scan(words: list[str]) -> argparse.Namespace:
     """Finds the few settings that must be known before the words can be parsed, and the code that they name."""
-    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    scanner.add_argument("--ckpt_path")
+    scanner = _checkpoints()
     scanner.add_argument("--images", nargs="*")
     scanner.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="default_root_dir")
     scanner.add_argument("-c", "--config", action="append", default=[])
@@ -150,10 +175,10 @@ def _ask_to_name(error: UntrustedError, verb: str, words: list[str]) -> str:
     return f"{error.path} names {error.names}; if you trust that code, name it yourself: {command}"
 
 
-def _resolve(spec: str | None, root: Path, to_continue: bool) -> Path:
-    """Finds the checkpoint once for all processes of this command."""
+def _resolve(specs: list[str], root: Path, to_continue: bool) -> list[Path]:
+    """Finds the checkpoints once for all processes of this command."""
     if "LOCAL_RANK" in os.environ and RESOLVED in os.environ:
-        return Path(os.environ[RESOLVED])
-    path = find_checkpoint(spec, root, to_continue)
-    os.environ[RESOLVED] = str(path)
-    return path
+        return [*map(Path, json.loads(os.environ[RESOLVED]))]
+    paths = find_checkpoints(specs, root, to_continue)
+    os.environ[RESOLVED] = json.dumps([*map(str, paths)])
+    return paths

@@ -68,17 +68,17 @@ def write_report(
         layers=_layers(model.network),
         curves=_picture(draw_curves, rows) if rows else None,
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
-        commands=[*_commands(metrics["checkpoint"], run)],
+        commands=[*_commands([one["checkpoint"] for one in metrics.get("members", [metrics])], run)],
     )
     write_whole(path, page)
 
 
-def _commands(checkpoint: str | None, run: Path | None) -> Iterator[str]:
+def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
     """Yields what repeats the training and the test."""
     if run:
         yield shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"])
-    if checkpoint:
-        yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", checkpoint])
+    if known := [*filter(None, checkpoints)]:
+        yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", *known])
 
 
 def _template() -> jinja2.Template:

@@ -1,6 +1,7 @@
 """What a test found: its figures as metrics.json, and as lines on the screen."""
 
 import platform
+import statistics
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +65,40 @@ def origin(checkpoint_path: Path | None, checkpoint: dict[str, Any]) -> Metrics:
         "versions": {"fmnist": __version__, "python": platform.python_version()}
         | {name: version(name) for name in packages},
     }
+
+
+def summarize(members: list[Metrics]) -> Metrics:
+    """Puts the figures of an ensemble's members together.
+
+    Args:
+        members: Of each its ``checkpoint``, ``digest`` and ``epoch``, and what ``score`` returned, as numbers.
+
+    Returns:
+        ``members`` and, of every score, ``members_mean`` and the sample standard deviation ``members_std``.
+    """
+    scores = [name for name, value in members[0].items() if isinstance(value, float)]
+    columns = {name: [member[name] for member in members] for name in scores}
+    return {
+        "members": members,
+        "members_mean": {name: statistics.mean(values) for name, values in columns.items()},
+        "members_std": {name: statistics.stdev(values) for name, values in columns.items()},
+    }
+
+
+def member_table(metrics: Metrics) -> list[str]:
+    """Writes the figures of an ensemble's members as lines of a table, and their mean."""
+    members, mean, std = metrics["members"], metrics["members_mean"], metrics["members_std"]
+    width = max(len(member["checkpoint"]) for member in members)
+    spread = ", ".join(f"{name} {mean[name]:.4f} ± {std[name]:.4f}" for name in ("nll", "ece"))
+    return [
+        *(
+            f"{member['checkpoint']:{width}}  acc {percent(member['acc'])}  nll {member['nll']:.4f}"
+            f"  ece {member['ece']:.4f}"
+            for member in members
+        ),
+        f"the {len(members)} members: acc {percent(mean['acc'])} ± {percent(std['acc'])}, {spread}",
+        "their ensemble:",
+    ]
 
 
 def headline(metrics: Metrics) -> list[str]:

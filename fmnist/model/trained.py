@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,14 @@ class NetworkFactory(Protocol):
 
     def __call__(self, *, num_classes: int) -> nn.Module:
         """Makes a network that maps normalized images, float32 (B, 1, 28, 28), to logits (B, num_classes)."""
+
+
+@runtime_checkable
+class Several(Protocol):
+    """A network of several, which knows by itself how typical images are."""
+
+    def typicality(self, images: Tensor) -> Tensor | None:
+        """Returns the typicality of a batch, float (B,); None if it is not known."""
 
 
 class TrainedModel(nn.Module):
@@ -61,7 +69,7 @@ class TrainedModel(nn.Module):
         check_pixels(images)
         logits = self.network(images)
         features = self.last_input.take() if self.last_input else None
-        share = None
+        share = self.network.typicality(images) if isinstance(self.network, Several) else None
         if self.typicality is not None and features is not None:
             share = self.typicality(images, features, logits)
         return calibrate(logits, self.temperature), share

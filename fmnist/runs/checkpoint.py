@@ -3,7 +3,7 @@
 import inspect
 import json
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fmnist.errors import UserError, check
-from fmnist.model.trained import NetworkFactory, TrainedModel, build_network, import_network
+from fmnist.files import digest_file
+from fmnist.model.ensemble import Ensemble
+from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel, build_network, import_network
 from fmnist.runs.settings import UntrustedError, drop_retired, find_foreign
 
 Checkpoint = dict[str, Any]
+Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
+COMMON = ("classes are", "pictures were converted by", "split of the data is")
 MAX_ENTRIES = 10_000  # of an archive; a checkpoint has one for each tensor
 KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
 
@@ -84,6 +88,42 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
         if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
             raise ValueError("its typicality makes no sense")
     return model
+
+
+def load_members(members: Sequence[Member]) -> TrainedModel:
+    """Builds the model of a checkpoint, or of several the ensemble, ready to answer."""
+    models = [load_model(path, checkpoint) for path, checkpoint in members]
+    return models[0] if len(models) == 1 else TrainedModel(Ensemble(models), models[0].class_names).eval()
+
+
+def check_members(members: Sequence[Member], same_split: bool) -> None:
+    """Refuses checkpoints that cannot be one ensemble.
+
+    Args:
+        members: The checkpoints; each is compared with the first.
+        same_split: Whether they must have been trained without the same validation images.
+
+    Raises:
+        UserError: Names the one that differs, and in what.
+    """
+    known: dict[str, Path] = {}
+    first, expected = members[0][0], _describe(*members[0])
+    for path, checkpoint in members:
+        twin = known.setdefault(digest_file(path), path)
+        check(twin is path, f"{path} and {twin} are the same checkpoint: leave one of them out")
+        for what, here, there in zip(COMMON, _describe(path, checkpoint), expected, strict=True):
+            right = here == there or (what == COMMON[-1] and not same_split)
+            differs = f"its {what} {here:.200}, not {there:.200}"
+            check(right, f"{path} does not fit {first}: {differs}; leave one of them out")
+
+
+def _describe(path: Path, checkpoint: Checkpoint) -> tuple[str, str, str]:
+    """Says in words what the members of an ensemble have in common."""
+    with _one_line(path):
+        conversion = checkpoint.get("conversion") or FIRST_CONVERSION
+        split = (checkpoint.get("FashionMNISTDataModule") or {}).get("split") or "unknown"
+        names = ", ".join(checkpoint["hyper_parameters"]["class_names"])
+        return names, " after ".join(filter(None, conversion.values())), str(split)
 
 
 @contextmanager

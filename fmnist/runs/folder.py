@@ -5,6 +5,8 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fmnist.errors import UserError, check
@@ -91,12 +93,8 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
         UserError: There is no such checkpoint.
     """
     if spec not in (None, "best", "last"):
-        path = expand(spec)
-        if not path.exists() and (root / LOGS / path).is_dir():
-            path = root / LOGS / path  # as compare prints it
-        elif not path.exists():
-            path = _named(spec, root) or path
-        path = newest_run(path) or path  # a folder of runs, such as a trial of a sweep
+        path = _place(spec, root)
+        path = newest_run(path) or path  # a folder that holds lightning_logs, such as a trial of a sweep
         if (path / "config.yaml").is_file():  # a run
             path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
         if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):
@@ -111,6 +109,58 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
         f"no trained model in {root / LOGS}: run 'python -m fmnist fit --config configs/mlp.yaml' first, "
         f"or name a checkpoint with --ckpt_path FILE"
     )
+
+
+def find_checkpoints(specs: Sequence[str], root: Path, to_continue: bool = False) -> list[Path]:
+    """Finds the checkpoints that several words after ``--ckpt_path`` mean.
+
+    Args:
+        specs: Each as ``find_checkpoint`` takes it, or a folder of runs, such as that of a sweep, which means them all;
+            none means ``best``.
+        root: Folder that holds ``lightning_logs``.
+        to_continue: As there.
+
+    Returns:
+        The files of the checkpoints.
+
+    Raises:
+        UserError: There is no such checkpoint, or a run in a folder has not ended.
+    """
+    found = []
+    for spec in specs:
+        runs = [] if spec in ("best", "last") else _runs(_place(spec, root))
+        for run in runs:
+            done = len(runs) == 1 or ended_mark(run).exists()
+            check(done, f"--ckpt_path {spec}: {spell(run)} has not ended; name the runs that you mean")
+        found += [find_checkpoint(name, root, to_continue) for name in [*map(str, runs)] or [spec]]
+    return found or [find_checkpoint(None, root, to_continue)]
+
+
+def _place(spec: str, root: Path) -> Path:
+    path = expand(spec)
+    if path.exists():
+        return path
+    return root / LOGS / path if (root / LOGS / path).is_dir() else _named(spec, root) or path  # as compare prints it
+
+
+def _runs(folder: Path) -> list[Path]:
+    """Returns the runs in a folder of runs; none for a run, or for what holds ``lightning_logs``."""
+    if not folder.is_dir() or newest_run(folder) or (folder / "config.yaml").is_file():
+        return []
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    runs = (newest_run(path) or path for path in inside)
+    return [run for run in runs if (run / "config.yaml").is_file()]
+
+
+def claim_ensemble(root: Path) -> Path:
+    """Makes the next free folder ``root/lightning_logs/ensemble_N`` for the results of an ensemble."""
+    number = 0
+    while True:
+        folder = root / LOGS / f"ensemble_{number}"
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+        number += 1
 
 
 def run_folder(checkpoint: Path) -> Path | None:
