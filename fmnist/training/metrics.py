@@ -1,7 +1,7 @@
 """What is measured in every step of a training, cheaply, and gathered in an evaluation."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,7 +96,8 @@ class Outputs(Metric):
     def compute(self) -> tuple[Tensor, Tensor]:
         """Returns logits, float (N, num_classes), and labels, int64 (N,)."""
         # synchronized states are tensors already
-        logits, labels = (torch.cat(s) if isinstance(s, list) else s for s in (self.logits, self.labels))
+        states: tuple[Any, Any] = (self.logits, self.labels)
+        logits, labels = (torch.cat(state) if isinstance(state, list) else state for state in states)
         return in_order(logits).cpu(), in_order(labels).cpu()  # where 64 bits are at hand
 
 
