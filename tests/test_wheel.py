@@ -76,6 +76,7 @@ def test_a_sweep_of_the_package_is_named_without_a_path(capsys, tmp_path, monkey
     assert find_configs("sweep", ["seeds.yaml", "--test"]) == [str(CONFIGS / "sweeps" / "seeds.yaml"), "--test"]
     assert read_plan(CONFIGS / "sweeps" / "seeds.yaml").search
     assert "seeds.yaml is not here: " in capsys.readouterr().err
+    assert find_configs("fit", ["--config", "x" * 300]) == ["--config", "x" * 300]
     assert find_configs("fit", ["--config=none.yaml", "--name", "mlp.yaml"]) == [
         "--config=none.yaml",
         "--name",

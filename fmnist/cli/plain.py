@@ -42,9 +42,10 @@ def find_configs(verb: str, words: Sequence[str]) -> list[str]:
     found = []
     for before, word in zip([verb, *words], words, strict=False):
         option, equals, name = word.partition("=") if word.startswith("--config=") else ("", "", word)
+        folder = CONFIGS / "sweeps" if before == "sweep" else CONFIGS
         given = bool(equals) or before in ("-c", "--config", "sweep")
-        shipped = (CONFIGS / "sweeps" if before == "sweep" else CONFIGS) / name
-        if given and Path(name).name == name and not expand(name).exists() and shipped.is_file():
+        if given and name in {path.name for path in folder.glob("*.yaml")} and not expand(name).exists():
+            shipped = folder / name
             if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a training say nothing
                 print(f"{name} is not here: {shipped} is taken", file=sys.stderr)
             word = f"{option}{equals}{shipped}"
