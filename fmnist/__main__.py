@@ -70,7 +70,8 @@ def _run(argv: list[str]) -> int:
     elif argv[0] == "--version":
         print(f"fmnist {__version__}")
     elif argv[0] in VERBS:
-        verb, words, (file, description) = argv[0], argv[1:], VERBS[argv[0]]
+        verb, (file, description) = argv[0], VERBS[argv[0]]
+        words = import_module("fmnist.cli.plain").find_configs(verb, argv[1:])
         if file != "command":
             import_module(f"fmnist.cli.{file}").run(description, words)
         elif not (verb == "predict" and _predict_pictures(description, words)):

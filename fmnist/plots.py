@@ -19,7 +19,8 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
     """
     from matplotlib.figure import Figure  # takes half a second, which only a training pays
 
-    kept = max((row for row in rows if "val/acc" in row), key=lambda row: row["val/acc"], default=rows[-1])["epoch"]
+    scored = (row for row in rows if "val/acc" in row)
+    kept = max(scored, key=lambda row: (row["val/acc"], -row.get("val/loss", 0)), default=rows[-1])["epoch"]
     figure = Figure(figsize=(9, 3.5))
     figure.subplots_adjust(left=0.06, right=0.99, bottom=0.14, top=0.91)  # to find them would double the time
     for axes, metric, title in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):

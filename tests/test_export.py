@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from fmnist import load
+from fmnist import __version__, load
 from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.inference.predictor import Predictor
 from tests.conftest import ROOT, spawn
@@ -58,12 +58,14 @@ def test_metadata_say_what_it_is(place, session):
     metrics = json.loads((place / BEST.parent.parent / "test" / "metrics.json").read_text())
     assert json.loads(found["class_names"])[9] == "Ankle boot"
     assert json.loads(found["metrics"])["acc"] == metrics["acc"]
-    assert found["fmnist_version"] == "0.1.0"
+    assert found["fmnist_version"] == __version__
     assert found["checkpoint_sha256"] == hashlib.sha256((place / BEST).read_bytes()).hexdigest()
 
 
-def test_readme_shows_how_to_use_it_without_fmnist_and_torch(place):
-    (code,) = re.findall(r"```python\n(import json.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_docs_show_how_to_use_it_without_fmnist_and_torch(place):
+    (code,) = re.findall(
+        r"```python\n(import json.*?)```", (ROOT / "docs/serving.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert len([line for line in code.splitlines() if line]) <= 6
     from PIL import Image
 

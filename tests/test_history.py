@@ -1,10 +1,12 @@
 import csv
+import io
 
 import pytest
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from fmnist import FashionMNISTDataModule, History, ImageClassifier, UserError, report
+from fmnist.plots import draw_curves
 from fmnist.runs.tables import read_seconds
 
 
@@ -109,3 +111,11 @@ def test_no_validation_at_all(fit, workplace):
 def test_fast_dev_run_leaves_nothing(fit, workplace):
     fit(History("out"), fast_dev_run=True)
     assert not (workplace / "out").exists()
+
+
+def test_of_equals_the_epoch_with_the_lowest_loss_is_marked():
+    """Which is the one that best.ckpt keeps."""
+    rows = [{"epoch": epoch, "val/acc": 0.9, "val/loss": loss} for epoch, loss in ((1, 0.4), (2, 0.3), (3, 0.5))]
+    file = io.BytesIO()
+    draw_curves(rows, file, "svg")
+    assert b"kept: epoch 2" in file.getvalue()

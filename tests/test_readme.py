@@ -1,4 +1,4 @@
-"""Everything that ships as a file and is not Python: the README's commands and the configurations."""
+"""Everything that ships as a file and is not Python: the commands of README and docs, and the configurations."""
 
 import re
 import shlex
@@ -8,51 +8,107 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from fmnist import load
+from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.sweep.space import read_plan
-from tests.conftest import ROOT
+from tests.conftest import ROOT, train
 
-README = (ROOT / "README.md").read_text()
-BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
-COMMANDS = [line.split("#")[0].strip() for line in BASH.splitlines() if line.startswith("python -m fmnist")]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+BLOCKS = re.findall(r"```bash\n(.*?)```", "\n".join([README, *DOCS.values()]), re.DOTALL)
+LINES = "\n".join(BLOCKS).splitlines()
+COMMANDS = [*dict.fromkeys(line.split("  #")[0].strip() for line in LINES if line.startswith("python -m fmnist"))]
+FIT = "fit --config configs/mlp.yaml"  # the README's first command
+LITTLE = ["--data.val_size", "100", "--trainer.max_epochs", "1"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.fixture
 def clone(workplace, monkeypatch):
-    """A folder with the configurations, where the README's commands can be typed."""
+    """A folder with the configurations and some photos, where the commands of README and docs can be typed."""
     for name in ("configs", "docs", "examples"):
         (workplace / name).symlink_to(ROOT / name)
+    for index in range(60):
+        folder = workplace / "photos" / ("boot", "shirt")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), index).save(folder / f"{index}.png")
     monkeypatch.syspath_prepend(workplace)
     return workplace
 
 
-def test_commands_of_the_readme_work(clone, cli):
-    assert len(COMMANDS) > 10
-    small = ["--data.val_size", "100", "--trainer.max_epochs", "1"]
-    assert cli("fit", "--config", "configs/mlp.yaml", *small)[0] == 0
+def shorten(words):
+    """Returns what is typed in place of a command that takes long or needs what a test has not; None for nothing."""
+    if words[0] in ("sweep", "serve") or words == ["compare", "lightning_logs/mlp"]:
+        return None  # test_sweep.py and test_serve.py do
+    if words[0] == "prepare" and "--config" not in words:
+        return [*words, *LITTLE[:2]]
+    if words[0] == "export":
+        return [*words, "--overwrite"]  # README and docs write the same file
+    if words[0] != "fit" or "--help" in words:
+        return words
+    words = [*words, *(LITTLE[2:] if {"--data.val_size", "--ckpt_path"} & {*words} else LITTLE)]
+    own = {"--data.source.folder", "--data.source.img_dir", "--data.source.train", "--model.weights"} & {*words}
+    if "--trainer.devices" in words:
+        words[words.index("--trainer.accelerator") + 1] = "cpu"
+    if own or "--trainer.devices" in words:
+        words.append("--print_config")  # test_own_data.py, test_examples.py and test_distributed.py train
+    return words
+
+
+def test_commands_of_readme_and_docs_work(clone, cli):
+    assert len(COMMANDS) > 30
+    assert cli(*shlex.split(FIT), *LITTLE)[0] == 0
     for command in COMMANDS:
         words = shlex.split(command)[3:]
         if words[0] == "sweep":
             assert read_plan(Path(words[1])).space  # test_sweep.py trains
+        words = shorten(words)
+        if words:
+            code, _, err = cli(*words)
+            assert (code, err) == (0, ""), command
+
+
+def masked(line):
+    """Returns a printed line without what depends on the training: numbers, digests and names of classes."""
+    line = re.sub("|".join(map(re.escape, VerifiedFashionMNIST.classes)), "CLASS", line)
+    line = re.sub("; (typicality not known|unlike the training images)", "", line)
+    return " ".join(re.sub(r"\b[0-9a-f]{16}\b|\d[\d.,]*(e-\d+)?", "0", line).split())
+
+
+def outputs():
+    """Yields each command of the README that is followed by what it prints, and these lines."""
+    install, printed = re.search(r"bin/python -m fmnist ([^\n]*).*?```text\n(.*?)```", README, re.DOTALL).groups()
+    assert install == FIT
+    yield install, printed.splitlines()
+    for block in BLOCKS:
+        for command, lines in re.findall(r"^python -m fmnist (.*)\n((?:# .*\n)+)", block, re.MULTILINE):
+            yield command.split("  #")[0].strip(), [line[2:] for line in lines.splitlines()]
+
+
+def test_what_readme_and_docs_show_is_what_is_printed(clone, cli):
+    """Apart from numbers: those of the real trainings cannot be had in a test."""
+    shown = 0
+    for command, lines in outputs():
+        words = shorten(shlex.split(command))
+        if not words:
             continue
-        if words[0] == "serve":
-            continue  # test_serve.py does
-        if words[0] == "prepare":
-            words += small[:2]
-        if words[0] == "fit" and "--help" not in words:
-            words += small[2:] if "--data.val_size" in words else small
-        if "--data.source.folder" in words or "--data.source.img_dir" in words:
-            words.append("--print_config")  # test_own_data.py trains on own pictures
-        if "--trainer.devices" in words:
-            words[words.index("gpu")] = "cpu"
-            words.append("--print_config")  # test_distributed.py trains on several devices
-        code, _, err = cli(*words)
+        code, out, err = cli(*words)
         assert (code, err) == (0, ""), command
+        printed = {masked(line) for line in out.splitlines()}
+        for line in lines:
+            assert line == "..." or masked(line) in printed, (command, line)
+            shown += 1
+    assert shown > 20
 
 
-def test_notebook_of_the_readme_works(clone):
-    (code,) = re.findall(r"```python\n(from lightning.*?)```", README, re.DOTALL)
+def test_readme_is_short():
+    assert len(README.splitlines()) < 160
+
+
+def test_notebook_of_the_docs_works(clone):
+    (code,) = re.findall(r"```python\n(from lightning.*?)```", DOCS["extend.md"], re.DOTALL)
     quiet = "max_epochs=1, accelerator='cpu', logger=False, enable_progress_bar=False, enable_model_summary=False"
     code = code.replace("max_epochs=3", quiet).replace("batch_size=128", "batch_size=8, val_size=100")
     names = {}
@@ -60,16 +116,28 @@ def test_notebook_of_the_readme_works(clone):
     assert names["trainer"].callback_metrics["test/num_samples"] == 200
 
 
-def test_prediction_of_the_readme_works(clone, cli, capsys):
-    (code,) = re.findall(r"```python\n(from fmnist import load.*?)```", README, re.DOTALL)
-    assert cli("fit", "--config", "configs/mlp.yaml", "--data.val_size", 100, "--trainer.max_epochs", 1)[0] == 0
+def test_prediction_of_the_docs_works(clone, cli, capsys):
+    (code,) = re.findall(r"```python\n(from fmnist import load.*?)```", DOCS["own-pictures.md"], re.DOTALL)
+    assert cli(*shlex.split(FIT), *LITTLE)[0] == 0
     exec(code, {})
     assert "light background: inverted" in capsys.readouterr().out
 
 
+def test_weights_are_loaded_in_plain_pytorch(real_root, tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(import torch.*?)```", README, re.DOTALL)
+    assert "fmnist" not in code
+    train(tmp_path, real_root, "--trainer.max_epochs=1")
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(real_root)
+    names = {}
+    exec(code, names)
+    expected = load("version_0").classify(VerifiedFashionMNIST(real_root, train=False).data[0])
+    assert names["data"].classes[names["shares"].argmax()] == expected.name == "Ankle boot"
+    assert names["shares"].max().item() == pytest.approx(expected.probability, abs=1e-5)
+
+
 def test_scripts_of_the_readme_exist():
-    text = README + "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
-    scripts = set(re.findall(r"python (benchmarks/\w+\.py)", text))
+    scripts = set(re.findall(r"python (benchmarks/\w+\.py)", "\n".join([README, *DOCS.values()])))
     assert scripts == {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
 
 

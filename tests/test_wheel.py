@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
+from fmnist.cli.plain import CONFIGS, find_configs
+from fmnist.sweep.space import read_plan
 from tests.conftest import ROOT
 
 LITTLE = ("--model.hidden_dims=[8]", "--data.batch_size=1000", "--trainer.max_epochs=1")
@@ -19,8 +22,9 @@ def installed(tmp_path_factory):
     source = shutil.copytree(
         ROOT,
         place / "source",
+        symlinks=True,
         ignore=lambda top, names: (
-            {*names} - {"fmnist", "pyproject.toml", "README.md", "LICENSE"} if top == str(ROOT) else []
+            {*names} - {"configs", "fmnist", "pyproject.toml", "README.md", "LICENSE"} if top == str(ROOT) else []
         ),
     )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
@@ -44,3 +48,37 @@ def test_an_installed_wheel_trains_tests_and_predicts(installed, real_root, tmp_
         assert done.stdout.startswith(str(installed))
     assert (tmp_path / "lightning_logs/version_0/test/report.html").is_file()
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 10_001
+
+
+def test_its_configurations_are_named_without_a_path(installed, tmp_path):
+    shipped = installed / "fmnist" / "configs"
+    names = [path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")]
+    assert {path.relative_to(shipped) for path in shipped.rglob("*.yaml")} == {*names}
+    assert len([*installed.rglob("*.yaml")]) == len(names), "once"
+    words = [sys.executable, "-m", "fmnist", "fit", "--config", "mlp.yaml", "--print_config"]
+    options = {
+        "cwd": tmp_path,
+        "env": {**os.environ, "PYTHONPATH": str(installed)},
+        "capture_output": True,
+        "text": True,
+    }
+    done = subprocess.run(words, **options, timeout=300)
+    assert (done.returncode, done.stderr) == (0, f"mlp.yaml is not here: {shipped / 'mlp.yaml'} is taken\n")
+    assert yaml.safe_load(done.stdout)["model"]["mixup"] == 0.2
+    (tmp_path / "mlp.yaml").write_text("model: {mixup: 0.3}")
+    done = subprocess.run(words, **options, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert yaml.safe_load(done.stdout)["model"]["mixup"] == 0.3, "what is here comes first"
+
+
+def test_a_sweep_of_the_package_is_named_without_a_path(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_configs("sweep", ["seeds.yaml", "--test"]) == [str(CONFIGS / "sweeps" / "seeds.yaml"), "--test"]
+    assert read_plan(CONFIGS / "sweeps" / "seeds.yaml").search
+    assert "seeds.yaml is not here: " in capsys.readouterr().err
+    assert find_configs("fit", ["--config", "x" * 300]) == ["--config", "x" * 300]
+    assert find_configs("fit", ["--config=none.yaml", "--name", "mlp.yaml"]) == [
+        "--config=none.yaml",
+        "--name",
+        "mlp.yaml",
+    ]

@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[Row, Row]:
         row["status"] = "finished" if ended else f"{len(history)} of {planned or '?'} epochs"
         row["status"] = _ended(path.parent.parent) or row["status"] + _running(path)
         scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]
-        best = max(scored, key=lambda epoch: epoch["val/acc"], default={})
+        best = max(scored, key=lambda epoch: (epoch["val/acc"], -epoch.get("val/loss", 0)), default={})
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
         row |= _read_test(path)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

@@ -2,11 +2,17 @@
 
 import argparse
 import difflib
+import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from fmnist.errors import UserError
+from fmnist.files import expand
+
+CONFIGS = Path(__file__).parent.parent / "configs"  # a link to those of the project, of which a wheel has a copy
 
 # Other names that settings have elsewhere
 SYNONYMS = {
@@ -27,6 +33,27 @@ SYNONYMS = {
 
 TAKE_SEVERAL = ("test", "predict")  # verbs that take the checkpoints of an ensemble
 CHECKPOINT = "A checkpoint or a run, by its path; or 'best' or 'last' of the newest run"
+
+
+def find_configs(verb: str, words: Sequence[str]) -> list[str]:
+    """Puts the path of a configuration of the package where one is named, without a path, that is not here.
+
+    Args:
+        verb: The verb.
+        words: What was typed after it: ``--config mlp.yaml``, or for ``sweep`` the file of a sweep.
+    """
+    found = []
+    for before, word in zip([verb, *words], words, strict=False):
+        option, equals, name = word.partition("=") if word.startswith("--config=") else ("", "", word)
+        folder = CONFIGS / "sweeps" if before == "sweep" else CONFIGS
+        given = bool(equals) or before in ("-c", "--config", "sweep")
+        if given and name in {path.name for path in folder.glob("*.yaml")} and not expand(name).exists():
+            shipped = folder / name
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a training say nothing
+                print(f"{name} is not here: {shipped} is taken", file=sys.stderr)
+            word = f"{option}{equals}{shipped}"
+        found.append(word)
+    return found
 
 
 class PlainParser(argparse.ArgumentParser):

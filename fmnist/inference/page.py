@@ -79,7 +79,8 @@ def _fold(network: nn.Module) -> dict[str, Any]:
         if isinstance(module, PixelNormalization):
             scale, offset = module.scale, module.offset
         elif isinstance(module, nn.Linear):
-            bias = torch.zeros(module.out_features) if module.bias is None else module.bias
+            given: torch.Tensor | None = module.bias  # which torch's types forget
+            bias = torch.zeros(module.out_features) if given is None else given
             layers.append({"weights": module.weight.detach().cpu().double(), "bias": bias.detach().cpu().double()})
         elif isinstance(module, nn.BatchNorm1d):
             mean, variance = module.running_mean, module.running_var

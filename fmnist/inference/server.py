@@ -46,7 +46,12 @@ class _Protocol(H11Protocol):
         transport.get_extra_info("socket").setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
         )  # else 40 ms are waited
-        asyncio.get_running_loop().call_later(SECONDS, lambda: self.cycle is None and transport.close())
+        asyncio.get_running_loop().call_later(SECONDS, self._close_unused, transport)
+
+    def _close_unused(self, transport: asyncio.Transport) -> None:
+        cycle: Any = self.cycle
+        if cycle is None:
+            transport.close()
 
 
 class Server(uvicorn.Server):

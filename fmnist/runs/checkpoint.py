@@ -189,6 +189,7 @@ def _sketch(settings: dict[str, Any], network: NetworkFactory | None) -> nn.Modu
 
 def _build(settings: dict[str, Any], network: NetworkFactory | None) -> nn.Module:
     described = settings.get("network")
-    if network and isinstance(described, dict) and inspect.isclass(network):
-        network = partial(network, **described["init_args"])
-    return build_network(settings, network or import_network(described))
+    made: Any = network  # a class or a function
+    if inspect.isclass(made) and isinstance(described, dict):
+        made = partial(made, **described["init_args"])
+    return build_network(settings, made or import_network(described))

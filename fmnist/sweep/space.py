@@ -40,7 +40,7 @@ class Range:
 
     def check(self, name: str) -> None:
         """Raises a ``UserError`` if nothing lies in the range."""
-        numbers = [self.low, self.high, *([] if self.step is None else [self.step])]
+        numbers: list[Any] = [self.low, self.high, *([] if self.step is None else [self.step])]
         right = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         check(right and self.low <= self.high, f"search.{name}: low and high are numbers, and low is not above high")
         check(

@@ -1,0 +1,53 @@
+"""The tour for beginners, ``docs/tour.ipynb``, executed without Jupyter: what it shows is what is printed."""
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+TOUR = json.loads((ROOT / "docs/tour.ipynb").read_text(encoding="utf-8"))
+CODE = [cell for cell in TOUR["cells"] if cell["cell_type"] == "code"]
+
+
+def without_fractions(text):
+    """Returns a text without what other processors compute otherwise, and with one name for all devices."""
+    return re.sub(r"device: \w+", "device: cpu", re.sub(r"\d+\.\d+", "0.0", text))
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_every_step_prints_what_is_shown(real_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    Path("data").symlink_to(real_root)
+    names = {}
+    for cell in CODE:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec("".join(cell["source"]), names)
+        shown = "".join("".join(part["text"]) for part in cell["outputs"] if part["output_type"] == "stream")
+        assert without_fractions(printed.getvalue()) == without_fractions(shown)
+    assert names["correct"] > 0.8 * 5000, "one epoch by hand has taught something"
+    assert names["prediction"].name == "Ankle boot"
+
+
+def test_it_is_executed_in_order_with_pictures_and_nothing_else():
+    assert [cell["execution_count"] for cell in CODE] == [*range(1, len(CODE) + 1)]
+    outputs = [part for cell in CODE for part in cell["outputs"]]
+    assert {part.get("name", "picture") for part in outputs} == {"stdout", "picture"}, "no warnings"
+    assert sum("image/png" in part.get("data", {}) for part in outputs) == 3
+    assert all(path.stat().st_size < 500_000 for path in (ROOT / "docs").glob("*.ipynb"))
+    assert not re.search(r'"(/[a-z]+){2,}|[A-Z]:\\\\', json.dumps([part.get("text") for part in outputs])), "no path"
+
+
+def test_every_file_that_it_names_is_there():
+    text = "".join("".join(cell["source"]) for cell in TOUR["cells"] if cell["cell_type"] == "markdown")
+    files = re.findall(r"`([\w/]+\.py)`", text)
+    everywhere = {path.name for path in (ROOT / "fmnist").rglob("*.py")}
+    assert len(files) > 12
+    for name in files:
+        assert (ROOT / name).is_file() if "/" in name else name in everywhere, name
