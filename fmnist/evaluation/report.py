@@ -54,7 +54,8 @@ def write_report(
         rows: The epochs of the training, as ``read_history`` returns them.
     """
     run = run_folder(Path(metrics["checkpoint"] or ""))  # none for a network that was never saved
-    page = _template().render(
+    page = render(
+        "report.html.j2",
         metrics=metrics,
         date=datetime.fromisoformat(metrics["date"]).strftime("%Y-%m-%d %H:%M (UTC%z)"),
         settings=[*_settings(hyper_parameters or {}, run)],
@@ -79,11 +80,12 @@ def _commands(checkpoint: str | None, run: Path | None) -> Iterator[str]:
         yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", checkpoint])
 
 
-def _template() -> jinja2.Template:
+def render(template: str, **what: Any) -> str:
+    """Fills in a page of this room."""
     loader = jinja2.PackageLoader("fmnist.evaluation", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.globals["percent"] = percent
-    return environment.get_template("report.html.j2")
+    return environment.get_template(template).render(**what)
 
 
 def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
@@ -156,7 +158,7 @@ def _mistakes(
     return [
         {
             "name": paths[index] if paths else f"test image {index}",
-            "picture": _data_uri(_png(images[index, 0]), "png"),
+            "picture": embed(images[index]),
             "predicted": names[predicted[index]],
             "actual": names[labels[index]],
             "probability": confidence[index].item(),
@@ -165,10 +167,11 @@ def _mistakes(
     ]
 
 
-def _png(image: Tensor) -> bytes:
+def embed(image: Tensor) -> str:
+    """Writes an image, uint8 (1, 28, 28), as an address that holds the picture itself."""
     content = io.BytesIO()
-    Image.fromarray(image.numpy()).save(content, format="PNG")
-    return content.getvalue()
+    Image.fromarray(image[0].numpy()).save(content, format="PNG")
+    return _data_uri(content.getvalue(), "png")
 
 
 def _picture(draw: Any, *what: Any) -> str:
