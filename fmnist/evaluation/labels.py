@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fmnist.evaluation.report import embed, render
-from fmnist.files import atomic_path
+from fmnist.evaluation.report import embed, write_page
 
 Row = dict[str, Any]
 
@@ -65,6 +64,4 @@ def write_labels(judged: Judged, rows: list[Row], heading: str, lines: list[str]
         path: The HTML file to write.
     """
     drawn = [(name_image(row), embed(judged.images[row["index"]]), row) for row in rows]
-    page = render("labels.html.j2", heading=heading, lines=lines, drawn=drawn)
-    with atomic_path(path) as part:
-        part.write_text(page, encoding="utf-8")
+    write_page(path, "labels.html.j2", heading=heading, lines=lines, drawn=drawn)

@@ -54,7 +54,8 @@ def write_report(
         rows: The epochs of the training, as ``read_history`` returns them.
     """
     run = run_folder(Path(metrics["checkpoint"] or ""))  # none for a network that was never saved
-    page = render(
+    write_page(
+        path,
         "report.html.j2",
         metrics=metrics,
         date=datetime.fromisoformat(metrics["date"]).strftime("%Y-%m-%d %H:%M (UTC%z)"),
@@ -68,8 +69,6 @@ def write_report(
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
         commands=[*_commands(metrics["checkpoint"], run)],
     )
-    with atomic_path(path) as part:
-        part.write_text(page, encoding="utf-8")
 
 
 def _commands(checkpoint: str | None, run: Path | None) -> Iterator[str]:
@@ -80,12 +79,14 @@ def _commands(checkpoint: str | None, run: Path | None) -> Iterator[str]:
         yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", checkpoint])
 
 
-def render(template: str, **what: Any) -> str:
-    """Fills in a page of this room."""
+def write_page(path: Path, template: str, **what: Any) -> None:
+    """Fills in a page of this room, and writes it."""
     loader = jinja2.PackageLoader("fmnist.evaluation", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.globals["percent"] = percent
-    return environment.get_template(template).render(**what)
+    page = environment.get_template(template).render(**what)
+    with atomic_path(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
