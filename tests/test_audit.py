@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, ImageFolder, load
 from fmnist.__main__ import main
@@ -50,8 +51,6 @@ def test_folds_share_all_images_and_keep_the_classes(workplace):
 @pytest.mark.parametrize("split_by", ["content", "order"])
 def test_equal_pictures_stay_in_one_fold(small_data, tmp_path, split_by):
     images, labels = FashionMNIST(str(tmp_path)).load(train=True)
-    from PIL import Image
-
     for number in range(120):
         for copy in "ab"[: 1 + (number < 20)]:
             path = tmp_path / "photos" / f"{labels[number] % 3}" / f"{copy}{number:03}.png"
@@ -87,8 +86,6 @@ def test_what_is_no_fold_costs_one_line(workplace, cli, fold, message):
 
 
 def test_a_validation_part_is_no_fold(small_data, tmp_path, monkeypatch, cli):
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     for part in ("train", "val", "test"):
         for name in ("a", "b"):
@@ -205,13 +202,35 @@ def test_code_of_ones_own_is_named_once_more(folds, cli):
     assert cli("audit", SOURCE, "--data.source.train", "images.npz", "folds")[::2] == (0, "")
 
 
+def test_pictures_are_named_by_their_files(small_data, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    images, labels = FashionMNIST(str(tmp_path)).load(train=True)
+    for number in range(60):
+        path = tmp_path / "photos" / ["<up>", "down"][labels[number] > 4] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[number, 0].numpy()).save(path)
+    words = ("--data.source=ImageFolder", "--data.source.folder=photos", "--data.source.test_size=0")
+    for fold in ("1/2", "2/2"):
+        options = ("--data.fold", fold, "--model.hidden_dims=8", "--trainer.max_epochs=1", "--trainer.logger=false")
+        assert cli("fit", *words, *options)[0] == 0
+    code, out, err = cli("audit", "lightning_logs")
+    assert (code, err) == (0, "")
+    rows, page = read(tmp_path / "lightning_logs"), (tmp_path / "lightning_logs/labels.html").read_text()
+    assert [*rows[0]][:2] == ["index", "path"]
+    assert {row["path"] for row in rows} == {str(path.relative_to(tmp_path)) for path in tmp_path.glob("photos/*/*")}
+    assert all(row["path"].split("/")[1] == row["given"] for row in rows)
+    assert f"  {rows[0]['path']}: given {rows[0]['given']} " in out
+    assert "given &lt;up&gt;, " in page
+    assert "<up>" not in page
+
+
 def run_of(folds, number):
     return find_folds(folds)[number - 1]
 
 
-def change(run, **settings):
+def change(run, part="data", **settings):
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"] |= settings
+    config[part] |= settings
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
@@ -226,6 +245,7 @@ MISTAKES = {
     "(fold 1/3) is not finished: python -m fmnist fit": lambda folds: (run_of(folds, 1) / "ended").unlink(),
     "last.ckpt is missing: train fold 3/3 again": lambda f: (run_of(f, 3) / "checkpoints/last.ckpt").unlink(),
     "in data.split_seed: folds must differ in data.fold alone": lambda f: change(run_of(f, 2), split_seed=1),
+    "in trainer.max_epochs: folds must differ": lambda f: change(run_of(f, 2), "trainer", max_epochs=7),
     "has fold 2/4, folds/trial_001": lambda folds: change(run_of(folds, 2), fold="2/4"),
     "data.fold is x: write 2/5": lambda folds: change(run_of(folds, 1), fold="x"),
     "the data has changed since the training": relabel,

@@ -101,7 +101,7 @@ def find_folds(folder: Path) -> list[Path]:
     Raises:
         UserError: A run is not finished or differs in more than its fold; a fold is missing, or there twice.
     """
-    runs = [path for path in sorted(folder.rglob("version_*")) if path.is_dir() and not _is_left(path)]
+    runs = [path.parent for path in sorted(folder.rglob("version_*/config.yaml")) if not _is_left(path.parent)]
     settings = {path: read for path in runs if (read := _read_settings(path))["data"].get("fold")}
     check(bool(settings), f"{folder} holds no runs with data.fold: {SWEEP}")
     (first, wanted), *_ = settings.items()
@@ -132,16 +132,17 @@ def _is_left(run: Path) -> bool:
 def _read_settings(run: Path) -> dict[str, dict[str, Any]]:
     try:
         found = read_settings(run / "config.yaml")
-        return {part: dict(found.get(part) or {}) for part in ("data", "model")}
+        parts = {part: dict(found.get(part) or {}) for part in ("data", "model", "trainer")}
+        return {**parts, "trainer": {"max_epochs": parts["trainer"].get("max_epochs")}}  # devices may differ
     except (OSError, ValueError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
         raise UserError(f"{run / 'config.yaml'} cannot be read ({reason}): take this run out of the folder") from error
 
 
 def _find_difference(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> str:
-    """Returns the first setting of data or model that differs; empty if none does."""
+    """Returns the first setting that differs; empty if none does."""
     for part in one:
-        for key in sorted((one[part].keys() | other[part].keys()) - {"fold", "class_names"}):
+        for key in sorted((one[part].keys() | other[part].keys()) - {"fold", "class_names"}, key=str):
             if one[part].get(key) != other[part].get(key):
                 return f"{part}.{key}"
     return ""

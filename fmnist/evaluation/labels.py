@@ -37,14 +37,16 @@ class Judged:
         """Yields a row per image, the least probable label first."""
         given = self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
         highest, predicted = self.probabilities.max(1)
-        for index in given.argsort(stable=True).tolist():
+        order = given.argsort(stable=True)
+        columns = (column[order].tolist() for column in (self.labels, predicted, given, highest))
+        for index, label, best, low, high in zip(order.tolist(), *columns, strict=True):
             yield {
                 "index": index,
                 **({"path": self.paths[index]} if self.paths else {}),
-                "given": self.class_names[self.labels[index]],
-                "predicted": self.class_names[predicted[index]],
-                "p(given)": float(f"{given[index]:.6g}"),
-                "p(predicted)": float(f"{highest[index]:.6g}"),
+                "given": self.class_names[label],
+                "predicted": self.class_names[best],
+                "p(given)": float(f"{low:.6g}"),
+                "p(predicted)": float(f"{high:.6g}"),
             }
 
 
