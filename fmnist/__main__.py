@@ -25,6 +25,7 @@ VERBS = {
     "export": ("export", "write a trained model as a file that needs neither fmnist nor torch: ONNX, or a page"),
     "serve": ("serve", "show a trained model as a page, and classify what is sent to it"),
     "sweep": ("sweep", "run many trainings from one file, and go on after anything"),
+    "audit": ("audit", "find labels that look wrong, by runs that have shared the training images"),
     "compare": ("compare", "show all runs in one table"),
 }
 

@@ -54,6 +54,16 @@ def test_own_data_reads_twice(run):
     assert second.startswith("300 PNG files from the cache: ")
 
 
+def test_audit_plants_and_finds(run, workplace):
+    out = run("audit.py", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=8")
+    assert out.count("300 images, fold ") == 10
+    planted, published = (line.split("|")[1:4] for line in out.splitlines()[-2:])
+    assert [cell.strip() for cell in planted[:2]] == ["300", "6"]
+    assert 0 <= float(planted[2].strip().rstrip("%")) <= 100
+    assert [cell.strip() for cell in published] == ["300", "0", ""]
+    assert (workplace / "labels.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_throughput_prints_every_row(run, workplace):
     words = ("--batch_sizes=4096", "--options_at=4096", "--repeats=1", "--batches=2", "--json=rows.json")
     out = run("throughput.py", *words)

@@ -4,7 +4,8 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Subset
 
 from fmnist import FashionMNIST
-from fmnist.data.datamodule import FashionMNISTDataModule, stratified_split
+from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.data.split import stratified_split
 from fmnist.errors import UserError
 
 

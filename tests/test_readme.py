@@ -40,8 +40,8 @@ def clone(workplace, monkeypatch):
 
 def shorten(words):
     """Returns what is typed in place of a command that takes long or needs what a test has not; None for nothing."""
-    if words[0] in ("sweep", "serve") or words == ["compare", "lightning_logs/mlp"]:
-        return None  # test_sweep.py and test_serve.py do
+    if words[0] in ("sweep", "serve", "audit") or words == ["compare", "lightning_logs/mlp"]:
+        return None  # test_sweep.py, test_serve.py and test_audit.py do
     if words[0] == "prepare" and "--config" not in words:
         return [*words, *LITTLE[:2]]
     if words[0] == "export":

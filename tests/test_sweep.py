@@ -39,7 +39,7 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("name", ["mlp", "seeds", "seeds-60000"])
+@pytest.mark.parametrize("name", ["mlp", "seeds", "seeds-60000", "folds"])
 def test_the_files_that_come_along_can_be_read(name):
     plan = read_plan(ROOT / f"configs/sweeps/{name}.yaml")
     assert plan.space

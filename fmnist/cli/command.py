@@ -180,7 +180,7 @@ class Command(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
         config = self.config_init[self.verb].trainer
-        validated = self.datamodule.val_size > 0 and config.limit_val_batches != 0
+        validated = self.datamodule.is_validated and config.limit_val_batches != 0
         arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit", validated)
         self.save_config_kwargs = {
             "checkpoint": self.start.path,

@@ -32,7 +32,7 @@ def validate(
     start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
 ) -> None:
     """Evaluates on the validation images and prints a table."""
-    check(data.val_size > 0, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
+    check(data.is_validated, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
     for name, value in sorted(_evaluate(start, trainer, model, data).items()):
         say(f"  {name:16}{percent(value) if name.endswith('acc') else f'{value:.4f}':>10}")
 

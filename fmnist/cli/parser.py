@@ -27,10 +27,11 @@ TRAINING_FLAGS = {
 }
 # The settings of the data that do something, for each verb that does not train
 DATA_FLAGS = {
-    "validate": {"source", "val_size", "num_workers", "split_seed", "class_map"},
+    "validate": {"source", "val_size", "num_workers", "split_seed", "class_map", "fold"},
     "test": {"source", "num_workers", "class_map"},
     "predict": {"source", "num_workers", "class_map"},
-    "prepare": {"source", "val_size", "split_seed", "class_map"},
+    "prepare": {"source", "val_size", "split_seed", "class_map", "fold"},
+    "audit": {"source"},
 }
 TITLES = {"ckpt_path": "checkpoint", "trainer": "trainer", "model": "model", "data": "data"}
 HELP = {
@@ -40,6 +41,8 @@ HELP = {
     "trainer.accelerator": "Kind of device: auto, cpu, gpu or mps.",
     "trainer.devices": "Number of devices, or a list of them; 'auto' takes all.",
     "trainer.precision": "Arithmetic: 32-true, bf16-mixed, 16-mixed or 64-true.",
+    "trainer.max_epochs": "Passes over the training images.",
+    "trainer.accumulate_grad_batches": "Batches to make one step of.",
     "trainer.logger": "Another logger than TensorBoard's, or false.",
     "trainer.callbacks": "Callbacks; --trainer.callbacks+=EarlyStopping adds one, --trainer.callbacks.help lists them.",
     "trainer.fast_dev_run": "Run this many batches and no more, to find mistakes early.",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from fmnist.training.classifier import ImageClassifier
 
-NEED_DATA = ("validate", "test", "predict")  # verbs that take over the data of the run
+NEED_DATA = ("validate", "test", "predict", "audit")  # verbs that take over the data of the run
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
 
 
@@ -87,12 +87,13 @@ class Start:
         self.announce(name_device(trainer))
 
 
-def find_start(verb: str, words: list[str]) -> Start:
+def find_start(verb: str, words: list[str], path: Path | None = None) -> Start:
     """Finds the checkpoint, reads it and the settings of its run.
 
     Args:
         verb: The verb.
         words: What was typed after it.
+        path: The checkpoint's file, where the words do not say which is meant.
 
     Raises:
         UserError: There is no such checkpoint, it is damaged, or it names code that has not been named.
@@ -100,9 +101,9 @@ def find_start(verb: str, words: list[str]) -> Start:
     typed = scan(words)
     root, fits = expand(typed.default_root_dir or "."), verb == "fit"
     asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
-    if not typed.ckpt_path and (fits or asks_for_help):
+    if not (path or typed.ckpt_path) and (fits or asks_for_help):
         return Start(verb, words, root)
-    paths = _resolve(typed.ckpt_path, root, fits)
+    paths = [path] if path else _resolve(typed.ckpt_path, root, fits)
     one = f"{verb} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
     check(len(paths) == 1 or verb in TAKE_SEVERAL, one)
     parts = SHARED_KEYS if fits else ("data",) if verb in NEED_DATA and not typed.images else ()

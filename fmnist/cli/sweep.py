@@ -54,7 +54,8 @@ def _check_options(plan: Plan, typed: Sequence[str]) -> None:
     parsed = parse_fit([[*plan.words(point), *typed] for point in points])
     known = plan.metric in METRICS or any(settings.trainer.callbacks for settings in parsed)
     check(known, f"metric: no run has {plan.metric}; there are {', '.join(sorted(METRICS))}")
-    validated = all(settings.data.val_size and settings.trainer.limit_val_batches != 0 for settings in parsed)
+    held_out = all(settings.data.val_size or settings.data.fold for settings in parsed)
+    validated = held_out and all(settings.trainer.limit_val_batches != 0 for settings in parsed)
     needed = plan.sampler == "tpe" or plan.pruner != "none"
     measured = validated or plan.metric.startswith("train/")
     check(measured or not needed, f"metric: without validation images no run has {plan.metric}")
@@ -82,7 +83,9 @@ def _show(plan: Plan, folder: Path, typed: Sequence[str]) -> None:
     results = [(trial, trial.result() or {}) for trial in read_trials(folder)]
     values = [(result["value"], trial) for trial, result in results if result.get("status") == "complete"]
     values = [(value, trial) for value, trial in values if value is not None]
-    if len(values) < 2 or "seed_everything" in plan.space:
+    if "data.fold" in plan.space:
+        print(f"labels that look wrong: python -m fmnist audit {shlex.quote(str(folder))}")
+    if len(values) < 2 or {"seed_everything", "data.fold"} & plan.space.keys():
         return
     best = (min if plan.mode == "min" else max)(values, key=lambda pair: pair[0])[1]
     words = [*plan.words(best.point), *typed]

@@ -11,7 +11,7 @@ from fmnist.data.augment import random_flip, random_shift
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
-from fmnist.data.split import digest_split, resolve_size, split_by_content, stratified_split
+from fmnist.data.split import check_fold, digest_split, hold_out
 from fmnist.errors import check, of_place
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
@@ -34,6 +34,7 @@ class FashionMNISTDataModule(LightningDataModule):
         num_workers: Processes that put batches together; 0 is the fastest for images in memory.
         split_seed: Seed of the choice of validation images, independent of the training seed.
         class_map: New names for classes; classes that get the same name become one.
+        fold: Fold to validate on, such as 2/5 for the second of five; it replaces ``val_size``.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FashionMNISTDataModule(LightningDataModule):
         num_workers: int = 0,
         split_seed: int = 0,
         class_map: dict[str, str] | None = None,
+        fold: str | None = None,
     ) -> None:
         super().__init__()
         self.source = source or FashionMNIST()
@@ -56,17 +58,25 @@ class FashionMNISTDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.split_seed = split_seed
         self.class_map = class_map or {}
+        self.fold = fold
         self.seed = 0
         self.epoch = 0
         self.split_digest = ""
         self.trained_on: Tensor | None = None  # digests of the images, where the source tells them
         self.validated_on: Tensor | None = None
+        self.held_out: Tensor | None = None  # indices of the validation images in the source's training part
         self.train_set: _Images | None = None
         self.val_set: _Images | None = None
         self.test_set: _Images | None = None
         for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
             value = getattr(self, name)
             check(value >= least, f"data.{name} is {value}: it must be at least {least}")
+        check_fold(fold)
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether there are validation images."""
+        return self.val_size > 0 or self.fold is not None
 
     @property
     def class_names(self) -> list[str]:
@@ -136,22 +146,14 @@ class FashionMNISTDataModule(LightningDataModule):
     def _split(self, images: Tensor, labels: Tensor) -> tuple["_Images", "_Images"]:
         own, digests = self.source.load_val(), self.source.digests(train=True)
         self.trained_on = digests
-        if self.val_size == 0 or own is not None:
+        check(self.fold is None or own is None, "data.fold: the source has a validation part: leave --data.fold out")
+        if not self.is_validated or own is not None:
             empty = (images[:0], labels[:0])
-            return _Images(images, labels), _Images(
-                *(empty if own is None or self.val_size == 0 else self._rename(*own))
-            )
-        size, total = resolve_size(self.val_size, len(labels)), len(labels)
-        what = f"data.val_size {self.val_size} of {total:,} images"
-        check(
-            size > 0, f"{what} leaves none to validate on: give --data.val_size {2 / total:.2g} or more, or 0 for none"
-        )
-        check(size < total, f"{what} leaves none to train on: give a share, such as --data.val_size 0.1")
-        if digests is None:
-            train, val = stratified_split(labels, size, self.split_seed)
-        else:
-            train, val = split_by_content(digests, labels, size / total, self.split_seed)
-            check(len(train) > 0 < len(val), f"{what} leaves a part empty: give another --data.val_size")
+            val_part = empty if own is None or self.val_size == 0 else self._rename(*own)
+            return _Images(images, labels), _Images(*val_part)
+        train, val = hold_out(images, labels, digests, self.fold or self.val_size, self.split_seed)
+        self.held_out = val
+        if digests is not None:
             self.trained_on, self.validated_on = digests[train], digests[val]
         return _Images(images[train], labels[train]), _Images(images[val], labels[val])
 
@@ -170,10 +172,8 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage == "test":
             asked = self.source.digests(train=False)
         if isinstance(seen, Tensor) and asked is not None and (count := int(torch.isin(asked, seen).sum())):
-            lines.append(
-                f"notice: {count:,} of {len(asked):,} {'test' if stage == 'test' else 'validation'} images "
-                "were trained on: the figures are too good"
-            )
+            images = f"{count:,} of {len(asked):,} {'test' if stage == 'test' else 'validation'} images"
+            lines.append(f"notice: {images} were trained on: the figures are too good")
         return lines
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -182,7 +182,7 @@ class FashionMNISTDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Loads the validation images in order; no loader if there are none."""
-        return self._loader(self.val_set) if self.val_size else []
+        return self._loader(self.val_set) if self.is_validated else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Loads the test images in order."""

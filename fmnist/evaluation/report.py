@@ -56,11 +56,12 @@ def write_report(
         rows: The epochs of the training, as ``read_history`` returns them.
     """
     run = run_folder(Path(metrics["checkpoint"] or ""))  # none for a network that was never saved
-    page = _template().render(
+    write_page(
+        path,
+        "report.html.j2",
         metrics=metrics,
         date=datetime.fromisoformat(metrics["date"]).strftime("%Y-%m-%d %H:%M (UTC%z)"),
         settings=[*_settings(hyper_parameters or {}, run)],
-        many=len(metrics["classes"]) > MANY,
         headline=headline(metrics),
         pairs=_confused_pairs(metrics),
         mistakes=_mistakes(metrics, model, logits, images, labels, paths),
@@ -70,7 +71,6 @@ def write_report(
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
         commands=[*_commands([one["checkpoint"] for one in metrics.get("members", [metrics])], run)],
     )
-    write_whole(path, page)
 
 
 def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
@@ -81,11 +81,13 @@ def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
         yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", *known])
 
 
-def _template() -> jinja2.Template:
+def write_page(path: Path, template: str, **what: Any) -> None:
+    """Fills in a page of this room, and writes it."""
     loader = jinja2.PackageLoader("fmnist.evaluation", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.globals["percent"] = percent
-    return environment.get_template("report.html.j2")
+    environment.globals.update(percent=percent, MANY=MANY)
+    page = environment.get_template(template).render(**what)
+    write_whole(path, page)
 
 
 def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
@@ -158,8 +160,8 @@ def _mistakes(
     return [
         {
             "name": paths[index] if paths else f"test image {index}",
-            "picture": _data_uri(_png(images[index, 0]), "png"),
-            "why": _data_uri(_png(paint(images[index], occlude(model, images[index], int(predicted[index])))), "png"),
+            "picture": embed(images[index]),
+            "why": embed(paint(images[index], occlude(model, images[index], int(predicted[index])))),
             "predicted": names[predicted[index]],
             "actual": names[labels[index]],
             "probability": confidence[index].item(),
@@ -180,7 +182,7 @@ def _typicality(
         "least": [
             {
                 "name": paths[index] if paths else f"test image {index}",
-                "picture": _data_uri(_png(images[index, 0]), "png"),
+                "picture": embed(images[index]),
                 "actual": metrics["classes"][labels[index]]["name"],
                 "share": shares[index].item(),
             }
@@ -189,10 +191,11 @@ def _typicality(
     }
 
 
-def _png(image: Tensor) -> bytes:
+def embed(image: Tensor) -> str:
+    """Writes an image, uint8 (1, 28, 28) or in colours (28, 28, 3), as an address that holds the picture itself."""
     content = io.BytesIO()
-    Image.fromarray(image.numpy()).save(content, format="PNG")
-    return content.getvalue()
+    Image.fromarray(image.squeeze(0).numpy()).save(content, format="PNG")
+    return _data_uri(content.getvalue(), "png")
 
 
 def _picture(draw: Any, *what: Any) -> str:

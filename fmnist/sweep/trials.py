@@ -104,7 +104,7 @@ def read_trials(folder: Path) -> list[Trial]:
 
 def add_trial(folder: Path, number: int, point: Point | list[str], name: str | None) -> Trial:
     """Writes a trial, whole, before anything of it runs; the sweep's lock is held."""
-    for left in folder.glob(".*"):  # by a process that was killed here
+    for left in folder.glob(f".{'?' * 32}"):  # by a process that was killed here
         shutil.rmtree(left)
     draft = folder / f".{uuid.uuid4().hex}"
     draft.mkdir()

@@ -99,8 +99,8 @@ class ImageClassifier(LeanModule):
         self.register_buffer("temperature", torch.ones(()))
         self._fitted_temperature: float | None = None
         self.train_metrics = LossAndAccuracy()
-        self.val_outputs = Outputs("logits", "features", "labels", "images")
-        self.test_outputs = Outputs("logits", "labels")
+        self.val_outputs, self.test_outputs = Outputs("logits", "labels"), Outputs("logits", "labels")
+        self.val_inputs = Outputs("images", "features")
         self.typicality = TypicalityFitter()
         self.tested: Tested | None = None
         self.seed = 0
@@ -170,7 +170,9 @@ class ImageClassifier(LeanModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Notes what the network says of a batch."""
-        self.val_outputs.update(*listen(self, batch[0]), batch[1], batch[0])
+        logits, features = listen(self, batch[0])
+        self.val_outputs.update(logits, batch[1])
+        self.val_inputs.update(batch[0], features)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Notes what the network says of a batch."""
@@ -196,8 +198,8 @@ class ImageClassifier(LeanModule):
 
     def on_validation_epoch_end(self) -> None:
         """Fits temperature and typicality, if this is part of a training, and logs the validation metrics."""
-        logits, features, labels, images = self.val_outputs.compute()
-        self.val_outputs.reset()
+        logits, labels = self.val_outputs.take()
+        images, features = self.val_inputs.take()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._fitted_temperature = fit_temperature(logits, labels)
             self.temperature.fill_(self._fitted_temperature)
@@ -223,8 +225,7 @@ class ImageClassifier(LeanModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""
-        logits, labels = self.test_outputs.compute()
-        self.test_outputs.reset()
+        logits, labels = self.test_outputs.take()
         self.tested = Tested(logits, labels, score(logits, labels, self.temperature.item()))
         self._log("test", {**self.tested.scores, "num_samples": torch.tensor(len(labels))})
 

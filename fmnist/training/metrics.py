@@ -1,7 +1,7 @@
 """What is measured in every step of a training, cheaply, and gathered in an evaluation."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,6 +100,12 @@ class Outputs(Metric):
         """Returns a tensor (N, ...) for each name, on the CPU, where 64 bits are at hand."""
         states = (getattr(self, name) for name in self.names)  # synchronized ones are tensors already
         return tuple(in_order(torch.cat(state) if isinstance(state, list) else state).cpu() for state in states)
+
+    def take(self) -> Any:
+        """Returns what ``compute`` does, and forgets it."""
+        found = self.compute()
+        self.reset()
+        return found
 
 
 def in_order(rows: Tensor) -> Tensor:
