@@ -115,7 +115,7 @@ def compare_export(checkpoint: Path, test: VerifiedFashionMNIST) -> None:
     content = to_onnx(predictor, checkpoint)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     images = test.data.unsqueeze(1)
-    expected, (found,) = predictor.probabilities(images).numpy(), session.run(None, {"images": images.numpy()})
+    expected, (found, *_) = predictor.probabilities(images).numpy(), session.run(None, {"images": images.numpy()})
     same = (expected.argmax(1) == found.argmax(1)).sum()
     print(f"onnx    {len(images):,} images, same class for {same:,}, difference {np.abs(expected - found).max():.1e}")
 

@@ -35,7 +35,11 @@ def installed(tmp_path_factory):
 
 
 def test_an_installed_wheel_trains_tests_and_predicts(installed, real_root, tmp_path):
-    assert sorted(path.name for path in (installed / "fmnist").glob("*/*.j2")) == ["page.html.j2", "report.html.j2"]
+    assert sorted(path.name for path in (installed / "fmnist").glob("*/*.j2")) == [
+        "labels.html.j2",
+        "page.html.j2",
+        "report.html.j2",
+    ]
     env = {**os.environ, "PYTHONPATH": str(installed)}
     for words in (("fit", *LITTLE, f"--data.source.root={real_root}"), ("test",), ("predict", "--output=out.csv")):
         code = (
