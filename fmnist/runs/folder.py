@@ -243,8 +243,11 @@ def spell(run: Path) -> str:
 
 
 def _versions(logs: Path) -> list[int]:
-    found = (re.fullmatch(r"version_(\d+)", path.name) for path in logs.glob("version_*"))
-    return [int(match[1]) for match in found if match]
+    try:
+        names = [path.name for path in logs.glob("version_*")]
+    except ValueError:  # a path with a zero byte, of which Python 3.13 complains
+        return []
+    return [int(match[1]) for name in names if (match := re.fullmatch(r"version_(\d+)", name))]
 
 
 def _available(root: Path) -> str:

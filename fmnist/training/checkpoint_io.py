@@ -25,4 +25,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        write_whole(Path(path), content.getbuffer())
+        with content.getbuffer() as view:  # given back also when writing fails
+            write_whole(Path(path), view)
