@@ -25,5 +25,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        with content.getbuffer() as view:  # given back also when writing fails
-            write_whole(Path(path), view)
+        write_whole(Path(path), content.getvalue())  # a view of it could not be given back when writing fails
