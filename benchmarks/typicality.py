@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, load
 from fmnist.inference.predictor import Predictor
-from fmnist.model.trained import TrainedModel
+from fmnist.model.trained import TrainedModel, judge_all
 from fmnist.model.typicality import UNLIKE, TypicalityFitter, listen
 
 COUNT = 2000  # images of a kind
@@ -83,9 +83,9 @@ def with_typicality(predictor: Predictor, root: str) -> Predictor:
 
 def measure(predictor: Predictor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the typicality and the highest probability of each image."""
-    parts = [predictor.judge(part) for part in torch.split(images, 1000)]
-    typicality = torch.cat([share for _, share in parts if share is not None])
-    return typicality, torch.cat([probabilities.amax(1) for probabilities, _ in parts])
+    probabilities, typicality = judge_all(predictor.model, images)
+    assert typicality is not None
+    return typicality, probabilities.amax(1)
 
 
 def share_unlike(typicality: Tensor) -> float:

@@ -28,6 +28,12 @@ def check_target(path: Path, overwrite: bool) -> None:
     check(overwrite or not path.exists(), f"--output {path}: the file exists; add --overwrite to replace it")
 
 
+def check_unused(option: str, folder: Path) -> None:
+    """Raises a ``UserError`` if an option names a folder that holds something, or a file."""
+    unused = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    check(unused, f"{option} {folder}: this exists; give a new or an empty folder")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, and moves it to ``path`` when the block succeeds.

@@ -14,14 +14,14 @@ from torch import Tensor
 from fmnist.cli.parser import DEFAULT_SOURCE, Parser
 from fmnist.cli.screen import quiet
 from fmnist.cli.start import find_start, scan
-from fmnist.data.datamodule import EVAL_BATCH_SIZE, FashionMNISTDataModule
+from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.split import read_fold
 from fmnist.devices import find_device
 from fmnist.errors import UserError, check
 from fmnist.evaluation.labels import Judged, Row, name_image, write_labels
 from fmnist.files import expand
 from fmnist.inference.predictions import write_rows
-from fmnist.model.trained import TrainedModel
+from fmnist.model.trained import judge_all
 from fmnist.runs.checkpoint import load_model
 from fmnist.runs.folder import ended_mark, newest_run
 from fmnist.runs.settings import SHARED_KEYS, read_settings
@@ -163,13 +163,7 @@ def _judge(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[FashionMNIST
     assert data.held_out is not None
     assert data.val_set is not None
     images, labels = data.val_set.images, data.val_set.labels
-    return data, Part(data.held_out, images, labels, _ask(model, images))
-
-
-def _ask(model: TrainedModel, images: Tensor) -> Tensor:
-    device = model.temperature.device
-    with torch.inference_mode():
-        return torch.cat([model(batch.to(device)).cpu() for batch in torch.split(images, EVAL_BATCH_SIZE)])
+    return data, Part(data.held_out, images, labels, judge_all(model, images)[0])
 
 
 def _accuracy(part: Part) -> float:

@@ -14,7 +14,7 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, member_table, origin, summarize
-from fmnist.files import digest_file, expand
+from fmnist.files import check_unused, digest_file, expand
 from fmnist.model.calibration import fit_temperature
 from fmnist.runs.folder import claim_ensemble
 from fmnist.runs.tables import Metrics, write_metrics
@@ -30,8 +30,8 @@ def test_ensemble(
     Writes ``metrics.json`` and ``report.html`` into a folder of their own, and prints tables.
     """
     began, output = time.monotonic(), expand(settings.output) if settings.output else None
-    unused = output is None or not output.exists() or (output.is_dir() and not any(output.iterdir()))
-    check(unused, f"--output {output}: this exists; give a new or an empty folder")
+    if output:
+        check_unused("--output", output)
     start.load_weights(model, trainer)
     ensemble: Any = model.network
     members = [*_test_members(start, trainer, model, data)]

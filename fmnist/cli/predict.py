@@ -12,7 +12,7 @@ from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import Start, find_start
 from fmnist.devices import find_device
 from fmnist.errors import UserError, check
-from fmnist.files import expand
+from fmnist.files import check_unused, expand
 from fmnist.inference.predictions import STDOUT, check_output, label_rows, write_rows
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
@@ -94,7 +94,7 @@ def predict(
         if trainer.is_global_zero:
             assert data.test_set is not None
             labels = data.test_set.labels[: len(probabilities)]  # fewer under limit_predict_batches
-            typicality = judge_all(model.trained(), data.test_set.images[: len(labels)])
+            _, typicality = judge_all(model.trained(), data.test_set.images[: len(labels)])
             files = data.source.paths(train=False)
             write_rows(label_rows(probabilities, labels, data.class_names, files, typicality), output)
             _say_written(output, len(labels))
@@ -120,8 +120,7 @@ def _check_pictures(settings: Any) -> list[str]:
 
 
 def _check_folder(option: str, folder: Path, images: list[str]) -> None:
-    unused = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    check(unused, f"{option} {folder}: this exists; give a new or an empty folder")
+    check_unused(option, folder)
     folders = [expand(spec).resolve() for spec in images if expand(spec).is_dir()]
     inside = any(folder.resolve().is_relative_to(other) for other in folders)
     check(not inside, f"{option} {folder}: this is inside the folder of the pictures")

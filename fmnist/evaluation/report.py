@@ -65,7 +65,7 @@ def write_report(
         headline=headline(metrics),
         pairs=_confused_pairs(metrics),
         mistakes=_mistakes(metrics, model, logits, images, labels, paths),
-        typicality=_typicality(metrics, judge_all(model, images), images, labels, paths),
+        typicality=_typicality(metrics, judge_all(model, images)[1], images, labels, paths),
         layers=_layers(model.network),
         curves=_picture(draw_curves, rows) if rows else None,
         reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),

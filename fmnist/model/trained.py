@@ -75,13 +75,13 @@ class TrainedModel(nn.Module):
         return calibrate(logits, self.temperature), share
 
 
-def judge_all(model: TrainedModel, images: Tensor) -> Tensor | None:
-    """Returns the typicality of any number of images, uint8 (N, 1, 28, 28): float (N,), or None if not known."""
+def judge_all(model: TrainedModel, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Answers for any number of images, uint8 (N, 1, 28, 28), as ``judge`` does for a batch; on the CPU."""
     device = model.temperature.device
     with torch.inference_mode():
-        parts = [model.judge(part.to(device))[1] for part in torch.split(images, PART)]
-    known = [part.cpu() for part in parts if part is not None]
-    return torch.cat(known) if known else None
+        parts = [model.judge(part.to(device)) for part in torch.split(images, PART)]
+    shares = [share.cpu() for _, share in parts if share is not None]
+    return torch.cat([probabilities.cpu() for probabilities, _ in parts]), torch.cat(shares) if shares else None
 
 
 def calibrate(logits: Tensor, temperature: Tensor) -> Tensor:

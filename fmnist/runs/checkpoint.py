@@ -83,10 +83,11 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
         _check_tensors(typicality)
         model = TrainedModel(built, settings["class_names"], typicality).eval()
         model.load_state_dict(checkpoint["state_dict"])
-        with torch.inference_mode():
-            _, share = model.judge(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
-        if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
-            raise ValueError("its typicality makes no sense")
+        if typicality:
+            with torch.inference_mode():
+                _, share = model.judge(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+            if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
+                raise ValueError("its typicality makes no sense")
     return model
 
 

@@ -1,7 +1,6 @@
 """The loop of a sweep: take a trial, train it in a process of its own, write down what became of it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from fmnist.errors import PLACE_CODE, PlaceError, check
 from fmnist.runs.folder import LOGS, ended_mark, lock
 from fmnist.sweep.space import Plan, Point
 from fmnist.sweep.study import ask, is_hopeless
-from fmnist.sweep.trials import LOG, Trial, add_trial, is_done, read_trials, take_open
+from fmnist.sweep.trials import LOG, Trial, add_trial, clear_drafts, is_done, read_trials, take_open
 
 DEATHS = 5  # of one trial, before it is taken for something else than chance
 POLL = 0.5  # seconds
@@ -106,8 +105,7 @@ class Sweep:
     def _train(self, trial: Trial, handle: int, run: Path | None) -> int:
         for config in self.plan.config:
             check(Path(config).is_file(), f"{config} is gone: put it back, and start the sweep again")
-        for draft in (trial.path / LOGS).glob(".*"):  # of a fit that was killed while it made its run folder
-            shutil.rmtree(draft)
+        clear_drafts(trial.path / LOGS)
         words = ["fit", *self.plan.words(trial.point), *self.typed, f"--trainer.default_root_dir={trial.path}"]
         return self._call(trial, handle, words + (["--ckpt_path", str(run)] if run else []))
 

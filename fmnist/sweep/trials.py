@@ -102,10 +102,15 @@ def read_trials(folder: Path) -> list[Trial]:
     return sorted(trials, key=lambda trial: trial.number)
 
 
+def clear_drafts(folder: Path) -> None:
+    """Removes what a process that was killed has begun to make here; nobody else makes anything."""
+    for left in folder.glob(f".{'?' * 32}"):
+        shutil.rmtree(left)
+
+
 def add_trial(folder: Path, number: int, point: Point | list[str], name: str | None) -> Trial:
     """Writes a trial, whole, before anything of it runs; the sweep's lock is held."""
-    for left in folder.glob(f".{'?' * 32}"):  # by a process that was killed here
-        shutil.rmtree(left)
+    clear_drafts(folder)
     draft = folder / f".{uuid.uuid4().hex}"
     draft.mkdir()
     write_whole(draft / OPTIONS, json.dumps({"name": name, "point": point}) + "\n")
