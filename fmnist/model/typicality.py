@@ -13,6 +13,7 @@ UNLIKE = (
 ENOUGH = 200  # validation images; with fewer, one in a hundred cannot be told
 AXES = 32  # directions of a subspace
 FLOOR = 0.15  # share of the mean standard deviation that is added to each: pixels of the margin hardly vary
+SWEEPS = 4  # towards the widest axes
 SHARPNESS = 3.0  # of the sum, which is between the largest of its terms and their mean
 LEVELS = 1000  # scores of validation images that are kept
 WIDEST = 4096  # values of a last layer, above which fitting would take seconds
@@ -156,11 +157,16 @@ def _subspace(name: str, values: Tensor) -> State:
     deviation, mean = values.std(0), values.mean(0)
     scale = deviation + FLOOR * deviation.mean() + 1e-6
     centred = (values - mean) / scale
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(values))  # ascending
-    count = min(AXES, len(variances) - 1, len(values) // 4)
-    even = variances[: len(variances) - count].mean().clamp_min(1e-6)
-    wide = variances[len(variances) - count :].clamp_min(even)
+    count = min(AXES, values.shape[1] - 1, len(values) // 4)
+    start = torch.Generator().manual_seed(0)
+    axes = torch.randn(values.shape[1], min(count + 16, values.shape[1]), generator=start)
+    for _ in range(SWEEPS):  # subspace iteration: all axes would take ten times as long, and seconds for wide layers
+        axes = torch.linalg.qr(centred.T @ (centred @ axes)).Q
+    variances, turn = torch.linalg.eigh((centred @ axes).T @ (centred @ axes) / len(values))  # ascending
+    wide, axes = variances[len(turn) - count :], axes @ turn[:, len(turn) - count :]
+    even = ((centred.square().mean(0).sum() - wide.sum()) / (values.shape[1] - count)).clamp_min(1e-6)
+    wide = wide.clamp_min(even)
     # (x - mean)^2 / even, less what the axes explain: sum of z^2 (1 / even - 1 / variance)
-    axes = axes[:, len(variances) - count :] * (1 - even / wide).sqrt()
+    axes = axes * (1 - even / wide).sqrt()
     gain = 1 / (scale * even.sqrt())
     return {f"{name}_gain": gain, f"{name}_offset": -mean * gain, f"{name}_axes": axes.contiguous()}
