@@ -36,7 +36,8 @@ def test_ensemble(
     ensemble: Any = model.network
     members = [*_test_members(start, trainer, model, data)]
     model.network = ensemble
-    model.temperature.fill_(_calibrate(trainer, model, data))
+    temperature = _calibrate(trainer, model, data)  # which moves the model to a device and back: its tensors are others
+    model.temperature.fill_(temperature)
     logits, labels, scores = _test(trainer, model, datamodule=data)
     saved = start.checkpoint.get("FashionMNISTDataModule") or {}
     for line in dict.fromkeys(line for stage in ("test", "validate") for line in data.compare_split(saved, stage)):
