@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, load
 from fmnist.__main__ import main
+from fmnist.errors import UserError
 from fmnist.model.calibration import fit_temperature
 from fmnist.model.ensemble import Ensemble
 from fmnist.model.trained import TrainedModel
@@ -92,6 +93,21 @@ def test_probabilities_are_the_mean_of_those_of_the_members(real_runs, data):
         for model in models:
             model.temperature.fill_(1e-3)  # all but certain: a probability alone would be 0
         assert ensemble.network(images).isfinite().all()
+
+
+def test_load_takes_several_or_a_folder_of_runs(place, real_runs, data, cli):
+    images = data.test_set.images[:100]
+    for several in (MEMBERS, [best(run) for run in MEMBERS], [place / best(run) for run in MEMBERS]):
+        found = load(several).probabilities(images)
+        assert torch.allclose(found.double(), mean(real_runs, images), atol=1e-6)
+    for run in ("version_2", "version_3"):
+        shutil.rmtree(place / "lightning_logs" / run)
+    assert torch.equal(load("lightning_logs").probabilities(images), found)
+    shutil.copytree(real_runs / "lightning_logs/version_3", place / "lightning_logs/version_3")
+    with pytest.raises(UserError, match=r"version_3.* does not fit .*version_0.*: its classes are Top, "):
+        load([*MEMBERS, "version_3"])
+    with pytest.raises(UserError, match="empty list"):
+        load([])
 
 
 def test_figures_are_those_of_the_mean_calibrated_on_the_validation_images(tested, data):

@@ -16,8 +16,8 @@ from fmnist.errors import check
 from fmnist.files import expand
 from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel
 from fmnist.model.typicality import UNLIKE
-from fmnist.runs.checkpoint import load_model, read_checkpoint
-from fmnist.runs.folder import find_checkpoint
+from fmnist.runs.checkpoint import check_members, load_members, read_checkpoint
+from fmnist.runs.folder import find_checkpoints
 from fmnist.runs.tables import percent
 
 NOT_KNOWN, UNLIKE_NOTE = "typicality not known", "unlike the training images"
@@ -51,7 +51,7 @@ class Prediction(NamedTuple):
 
 
 def load(
-    checkpoint: str | Path,
+    checkpoint: str | Path | Sequence[str | Path],
     device: str | torch.device = "cpu",
     network: NetworkFactory | None = None,
     transform: Transform | None = None,
@@ -60,19 +60,24 @@ def load(
 
     Args:
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``, or a run, such as
-            ``version_0``: then its best.
+            ``version_0``: then its best. Several, or a folder of runs such as a sweep's, answer as one.
         device: Where to compute.
         network: The class or function that made the network, if it is not the MLP.
         transform: The function that was applied to each PIL image in training, if there was one.
 
     Raises:
-        UserError: The file is not a checkpoint of fmnist.
+        UserError: The file is not a checkpoint of fmnist, or several do not fit together.
         UntrustedError: It names a network that has not been given.
         OSError: The file cannot be read.
     """
-    path = find_checkpoint(str(checkpoint), Path())
-    saved = read_checkpoint(path, network=network)
-    return Predictor(load_model(path, saved, network).to(device), saved.get("conversion"), transform)
+    named = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
+    check(len(named) > 0, "load() was given an empty list: name a checkpoint or a run")
+    paths = find_checkpoints([str(one) for one in named], Path())
+    members = [(path, read_checkpoint(path, network=network)) for path in paths]
+    if len(members) > 1:
+        check_members(members, same_split=False)
+    conversion = members[0][1].get("conversion")
+    return Predictor(load_members(members, network).to(device), conversion, transform)
 
 
 class Predictor:

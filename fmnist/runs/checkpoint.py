@@ -91,9 +91,9 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
     return model
 
 
-def load_members(members: Sequence[Member]) -> TrainedModel:
+def load_members(members: Sequence[Member], network: NetworkFactory | None = None) -> TrainedModel:
     """Builds the model of a checkpoint, or of several the ensemble, ready to answer."""
-    models = [load_model(path, checkpoint) for path, checkpoint in members]
+    models = [load_model(path, checkpoint, network) for path, checkpoint in members]
     return models[0] if len(models) == 1 else TrainedModel(Ensemble(models), models[0].class_names).eval()
 
 
