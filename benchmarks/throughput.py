@@ -1,6 +1,6 @@
 """Time of a training epoch: `fit` as a user runs it, beside its floor and beside its peers.
 
-    python benchmarks/throughput.py [--batch_sizes 64 256 1024] [--repeats 5] [--json FILE]
+    python benchmarks/throughput.py [--batch_sizes 64 128 256 1024] [--repeats 5] [--json FILE]
 
 Everything trains 784-512-512-10 with plain SGD on the 60,000 images, in one process, an epoch of
 each in turn after a short one to warm up; medians are compared. Only the ratios are claims; run it
@@ -15,8 +15,10 @@ plain Lightning  the same data and a textbook LightningModule: step-level self.l
 Keras (JAX)      Keras 3 on JAX, its fit on an array in memory
 scikit-learn     MLPClassifier, its fit on an array in memory
 
-A second table shows what options of `fit` cost or bring, at one batch size, and a last line what
-ends an epoch of `configs/mlp.yaml`: validation, calibration, checkpoints, history.
+In these all compute in float32. A second block has what each offers to be faster: `fit` with bfloat16
+products and with bf16-mixed, Keras with both of its ways (a processor without bfloat16 does not take part:
+there `fit` stays in float32, and so says). A last line says what ends an epoch of `configs/mlp.yaml`:
+validation, calibration, checkpoints, history.
 """
 
 import argparse
@@ -55,7 +57,13 @@ SGD = partial(torch.optim.SGD, lr=1e-3)
 OPTIONS = {
     "ours": [],
     "flip and shift 2": ["--data.flip", "true", "--data.shift", "2"],
+    "bf16 products": ["--model.matmul_precision", "medium"],
     "bf16-mixed": ["--trainer.precision", "bf16-mixed"],
+}
+KERAS = {  # type of its layers, and arithmetic of JAX's products
+    "Keras (JAX)": ("float32", "float32"),
+    "Keras, bf16 products": ("float32", "bfloat16"),
+    "Keras, mixed": ("mixed_bfloat16", "float32"),
 }
 
 Epoch = Callable[[int], float]  # trains on so many batches and returns the seconds they took
@@ -64,8 +72,8 @@ Epoch = Callable[[int], float]  # trains on so many batches and returns the seco
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--options_at", type=int, default=256, help="batch size of the second table; 0 for none")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 128, 256, 1024])
+    parser.add_argument("--options_at", type=int, nargs="*", default=[64, 128, 256, 1024], help="of the second block")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each (default 5)")
     parser.add_argument("--batches", type=int, help="batches in an epoch (default all)")
     parser.add_argument("--root", default="data", help="folder of the data set (default data)")
@@ -77,9 +85,8 @@ def main() -> None:
     results = []
     for batch in args.batch_sizes:
         results += measure(batch, contestants(batch, args.root), args)
-    if args.options_at:
-        rows = {name: partial(ours, args.options_at, args.root, flags) for name, flags in OPTIONS.items()}
-        results += measure(args.options_at, rows, args)
+    for batch in args.options_at:
+        results += measure(batch, options(batch, args.root), args)
     share = statistics.median(epoch_ends(args.root, args.repeats + 1, args.batches))
     print(f"\nvalidation, calibration, checkpoints and history: {share:.1%} of an epoch of configs/mlp.yaml")
     results.append({"row": "epoch's end", "share": share})
@@ -96,7 +103,7 @@ def measure(batch: int, rows: dict[str, Epoch], args: argparse.Namespace) -> lis
     for _ in range(args.repeats):
         for name, epoch in rows.items():
             seconds[name].append(epoch(batches))
-    print(f"\nbatch {batch:<12}s / epoch   ms / step   / floor    / ours (min to max of the turns)", flush=True)
+    print(f"\nbatch {batch:<16}s / epoch   ms / step   / floor    / ours (min to max of the turns)", flush=True)
     results = []
     for name, values in seconds.items():
         bases = {base: seconds.get(base, ()) for base in ("floor", "ours")}
@@ -106,18 +113,15 @@ def measure(batch: int, rows: dict[str, Epoch], args: argparse.Namespace) -> lis
         floor = f"{median['floor']:.2f}" if median["floor"] else ""
         extent = f"({min(ratios['ours']):.2f} to {max(ratios['ours']):.2f})"
         step = 1000 * result["seconds"] / batches
-        print(f"{name:18}{result['seconds']:9.3f}{step:12.3f}{floor:>10}{median['ours']:10.2f} {extent}", flush=True)
+        print(f"{name:22}{result['seconds']:9.3f}{step:12.3f}{floor:>10}{median['ours']:10.2f} {extent}", flush=True)
         results.append(result)
     return results
 
 
 def contestants(batch: int, root: str) -> dict[str, Epoch]:
-    """Makes the rows of a table."""
+    """Makes the rows of a table of the first block."""
+    images, labels = FashionMNIST(root).load(train=True)
     data = FashionMNISTDataModule(FashionMNIST(root), val_size=0, batch_size=batch)
-    data.prepare_data()
-    data.setup("fit")
-    assert data.train_set is not None
-    images, labels = data.train_set.images, data.train_set.labels
     folder = datasets.FashionMNIST(root, train=True, transform=ToTensor())
     rows: dict[str, Epoch] = {
         "floor": plain_loop(MLP(), lambda: ((images[rows], labels[rows]) for rows in _order(len(images), batch))),
@@ -127,9 +131,18 @@ def contestants(batch: int, root: str) -> dict[str, Epoch]:
         "plain Lightning": partial(timed_fit, PlainLightning, DataLoader(folder, batch, shuffle=True)),
     }
     if find_spec("keras") and find_spec("jax"):
-        rows["Keras (JAX)"] = keras_fit(images, labels, batch)
+        rows["Keras (JAX)"] = keras_fit(images, labels, batch, *KERAS["Keras (JAX)"])
     if find_spec("sklearn"):
         rows["scikit-learn"] = sklearn_fit(images, labels, batch)
+    return rows
+
+
+def options(batch: int, root: str) -> dict[str, Epoch]:
+    """Makes the rows of a table of the second block."""
+    rows: dict[str, Epoch] = {name: partial(ours, batch, root, flags) for name, flags in OPTIONS.items()}
+    if find_spec("keras") and find_spec("jax"):
+        images, labels = FashionMNIST(root).load(train=True)
+        rows |= {name: keras_fit(images, labels, batch, *how) for name, how in KERAS.items()}
     return rows
 
 
@@ -246,19 +259,21 @@ class PlainLightning(LightningModule):
         return SGD(self.parameters())
 
 
-def keras_fit(images: Tensor, labels: Tensor, batch: int) -> Epoch:
-    """Makes a function that trains with Keras 3."""
+def keras_fit(images: Tensor, labels: Tensor, batch: int, layers: str, products: str) -> Epoch:
+    """Makes a function that trains with Keras 3, with layers of such a type and such an arithmetic of products."""
+    import jax
     import keras
 
     pixels, classes = images.numpy().squeeze(1).astype("float32") / 255, labels.numpy()
-    hidden = [keras.layers.Dense(512, activation="relu") for _ in range(2)]
-    model = keras.Sequential([keras.layers.Flatten(), *hidden, keras.layers.Dense(10)])
+    hidden = [keras.layers.Dense(512, activation="relu", dtype=layers) for _ in range(2)]
+    model = keras.Sequential([keras.layers.Flatten(), *hidden, keras.layers.Dense(10, dtype=layers)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(1e-3), loss=loss, metrics=["accuracy"])
 
     def epoch(batches: int) -> float:
         start = time.perf_counter()
-        model.fit(pixels[: batches * batch], classes[: batches * batch], batch_size=batch, epochs=1, verbose=0)
+        with jax.default_matmul_precision(products):
+            model.fit(pixels[: batches * batch], classes[: batches * batch], batch_size=batch, epochs=1, verbose=0)
         return time.perf_counter() - start
 
     epoch(-(-len(labels) // batch))  # compiles for the last, smaller batch as well

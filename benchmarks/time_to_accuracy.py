@@ -5,11 +5,11 @@
 
 Every run is a process of its own that imports its libraries, trains 784-512-512-10 on 55,000 images
 and saves the network; the wall time until then is counted, the test that follows is not. The rows
-take turns, seed by seed. "usual" is what the peer's tutorials write: Adam with its default learning
-rate, the peer's default batch size, or 64. "our settings" is SGD with Nesterov momentum 0.9, learning
-rate 0.1, batch 128, weight decay 3e-4, label smoothing 0.1 and a cosine with a warm-up of 5 % as far
-as the peer has them: scikit-learn has neither the smoothing nor the schedule. Peers that are not
-installed (`pip install fmnist[bench]`) are left out.
+take turns, seed by seed. "ours" is `configs/mlp.yaml` with fewer epochs. "usual" is what the peer's
+tutorials write: Adam with its default learning rate, the peer's default batch size, or 64. "plain
+settings" are SGD with Nesterov momentum 0.9, learning rate 0.1, batch 128, weight decay 3e-4, label
+smoothing 0.1 and a cosine with a warm-up of 5 %, as far as the peer has them: scikit-learn has neither
+the smoothing nor the schedule. Peers that are not installed (`pip install fmnist[bench]`) are left out.
 
 A second table shows the start: processes up to their first training step, beside bare imports.
 """
@@ -32,24 +32,26 @@ from typing import Any
 
 CONFIG = Path(__file__).parent.parent / "configs" / "mlp.yaml"
 LIMIT = 15  # epochs
-OURS = ("--data.batch_size", "128", "--model.lr_schedule", "cosine", "--model.warmup_ratio", "0.05")
-OURS += ("--model.label_smoothing", "0.1", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1")
-OURS += ("--model.optimizer.momentum", "0.9", "--model.optimizer.nesterov", "true")
-OURS += ("--model.optimizer.weight_decay", "3e-4", "--model.optimizer.fused", "false", "--model.normalization", "none")
-OURS += ("--model.mixup", "0", "--data.shift", "0")  # what the peers cannot have is not used here
+PLAIN = ("--data.batch_size", "128", "--model.lr_schedule", "cosine", "--model.warmup_ratio", "0.05")
+PLAIN += ("--model.label_smoothing", "0.1", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1")
+PLAIN += ("--model.optimizer.momentum", "0.9", "--model.optimizer.nesterov", "true")
+PLAIN += ("--model.optimizer.weight_decay", "3e-4", "--model.optimizer.fused", "false", "--model.normalization", "none")
+PLAIN += ("--model.mixup", "0", "--data.shift", "0")  # nothing that the peers cannot have
+RECIPES = {"ours": ("--config", str(CONFIG)), "plain": PLAIN}
 
 # Peer, recipe, and its epochs: the fewest with a validation accuracy of 90.5 %, as the test images are
 # harder; where none of 15 reaches it, those with the best. benchmarks/NOTES.md has what --choose printed.
 ROWS = {
     "ours": ("fmnist", "ours", 8),
+    "ours, plain settings": ("fmnist", "plain", 8),
     "PyTorch tutorial, usual": ("torch", "usual", 11),
-    "PyTorch tutorial, our settings": ("torch", "ours", 8),
+    "PyTorch tutorial, plain settings": ("torch", "plain", 8),
     "plain Lightning, usual": ("lightning", "usual", 11),
-    "plain Lightning, our settings": ("lightning", "ours", 8),
+    "plain Lightning, plain settings": ("lightning", "plain", 8),
     "Keras (JAX), usual": ("keras", "usual", 11),
-    "Keras (JAX), our settings": ("keras", "ours", 8),
+    "Keras (JAX), plain settings": ("keras", "plain", 8),
     "scikit-learn, usual": ("sklearn", "usual", 14),
-    "scikit-learn, our settings": ("sklearn", "ours", 8),
+    "scikit-learn, plain settings": ("sklearn", "plain", 8),
 }
 Watch = Callable[[Any], None]  # is called after each epoch
 
@@ -70,7 +72,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         peer, recipe, epochs, seed = args.run
-        return train(peer, recipe == "ours", int(epochs), int(seed), args.root, args.choose)
+        return train(peer, recipe == "plain", int(epochs), int(seed), args.root, args.choose)
     if args.choose:
         return choose(args)
     rows = {name: ROWS[name] for name in args.rows if find_spec(ROWS[name][0])}
@@ -106,7 +108,7 @@ def run(peer: str, recipe: str, epochs: int, seed: int, root: str) -> tuple[floa
     """Runs one process and returns the seconds until the network was saved, and its test accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         if peer == "fmnist":
-            words = [*OURS, "--trainer.max_epochs", epochs, "--seed_everything", seed]
+            words = [*RECIPES[recipe], "--trainer.max_epochs", epochs, "--seed_everything", seed]
             seconds = timed("-m", "fmnist", "fit", *words, *_places(root, folder))
             timed("-m", "fmnist", "test", "--trainer.default_root_dir", folder)
             (metrics,) = Path(folder).rglob("metrics.json")
@@ -136,7 +138,7 @@ def choose(args: argparse.Namespace) -> None:
     """Prints validation accuracies: of each number of epochs for our cosine, after each epoch for the usual recipes."""
     for epochs in (5, 6, 8, 10, 12, LIMIT):
         with tempfile.TemporaryDirectory() as folder:
-            words = [*OURS, "--trainer.max_epochs", epochs, "--seed_everything", 100]
+            words = [*RECIPES["ours"], "--trainer.max_epochs", epochs, "--seed_everything", 100]
             timed("-m", "fmnist", "fit", *words, *_places(args.root, folder))
             (history,) = Path(folder).rglob("metrics.csv")
             header, *_, last = history.read_text().splitlines()
@@ -150,11 +152,11 @@ def choose(args: argparse.Namespace) -> None:
             print(f"{name}: {' '.join(accuracies)}", flush=True)
 
 
-def train(peer: str, ours: bool, epochs: int, seed: int, root: str, choosing: bool) -> None:
+def train(peer: str, plain: bool, epochs: int, seed: int, root: str, choosing: bool) -> None:
     """Trains a peer, saves it, says so, and prints its test accuracy."""
     os.environ["KERAS_BACKEND"] = "jax"
     trainers = {"torch": train_torch, "lightning": train_lightning, "keras": train_keras, "sklearn": train_sklearn}
-    predict, save = trainers[peer](ours, epochs, seed, root, watch(root) if choosing else None)
+    predict, save = trainers[peer](plain, epochs, seed, root, watch(root) if choosing else None)
     with tempfile.NamedTemporaryFile(suffix=".keras" if peer == "keras" else "") as file:
         save(file.name)
         print("saved", flush=True)
@@ -198,7 +200,7 @@ def _schedule(steps: int) -> Callable[[int], float]:
     )
 
 
-def _torch_parts(ours: bool, epochs: int, seed: int, root: str) -> tuple[Any, Any, Any, Any, Any]:
+def _torch_parts(plain: bool, epochs: int, seed: int, root: str) -> tuple[Any, Any, Any, Any, Any]:
     """Makes what both torch peers share: network, loader, loss, optimizer, schedule."""
     import torch
     from torch import nn
@@ -209,10 +211,10 @@ def _torch_parts(ours: bool, epochs: int, seed: int, root: str) -> tuple[Any, An
     torch.manual_seed(seed)
     data = datasets.FashionMNIST(root, train=True, transform=ToTensor())
     rows = split(data.targets.numpy())[0].tolist()
-    loader = DataLoader(Subset(data, rows), 128 if ours else 64, shuffle=True)
+    loader = DataLoader(Subset(data, rows), 128 if plain else 64, shuffle=True)
     hidden = (nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU())
     model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(512, 10))
-    if not ours:
+    if not plain:
         return model, loader, nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters()), None
     settings: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 3e-4}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, **settings)
@@ -226,11 +228,11 @@ def _torch_predict(model: Any) -> Callable[[Any], Any]:
     return lambda images: model(torch.from_numpy(images)).argmax(1).numpy()
 
 
-def train_torch(ours: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_torch(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
     """Trains in a plain loop."""
     import torch
 
-    model, loader, measure_loss, optimizer, schedule = _torch_parts(ours, epochs, seed, root)
+    model, loader, measure_loss, optimizer, schedule = _torch_parts(plain, epochs, seed, root)
     for _ in range(epochs):
         for images, labels in loader:
             loss = measure_loss(model(images), labels)
@@ -244,14 +246,14 @@ def train_torch(ours: bool, epochs: int, seed: int, root: str, seen: Watch | Non
     return _torch_predict(model), lambda path: torch.save(model.state_dict(), path)
 
 
-def train_lightning(ours: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_lightning(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
     """Trains a textbook LightningModule."""
     from lightning.pytorch import LightningModule, Trainer
     from torchmetrics.classification import MulticlassAccuracy
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # tips, and what it defaults to
     warnings.simplefilter("ignore")
-    network, loader, measure_loss, optimizer, schedule = _torch_parts(ours, epochs, seed, root)
+    network, loader, measure_loss, optimizer, schedule = _torch_parts(plain, epochs, seed, root)
 
     class Plain(LightningModule):
         def __init__(self) -> None:
@@ -281,23 +283,23 @@ def train_lightning(ours: bool, epochs: int, seed: int, root: str, seen: Watch |
     return _torch_predict(network.cpu()), trainer.save_checkpoint
 
 
-def train_keras(ours: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_keras(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
     """Trains with Keras 3 on JAX."""
     import keras
     import numpy as np
 
     keras.utils.set_random_seed(seed)
     images, labels = arrays(root)
-    batch = 128 if ours else 32
+    batch = 128 if plain else 32
     steps = epochs * math.ceil(len(labels) / batch)
-    penalty = keras.regularizers.L2(1.5e-4) if ours else None  # its gradient is 3e-4 of the weight
+    penalty = keras.regularizers.L2(1.5e-4) if plain else None  # its gradient is 3e-4 of the weight
     hidden = [keras.layers.Dense(512, activation="relu", kernel_regularizer=penalty) for _ in range(2)]
     model = keras.Sequential([*hidden, keras.layers.Dense(10, kernel_regularizer=penalty)])
     optimizer: Any = "adam"
-    if ours:
+    if plain:
         rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=0.1, warmup_steps=round(0.05 * steps))
         optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1 if ours else 0.0)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1 if plain else 0.0)
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
 
     def predict(images: Any) -> Any:
@@ -308,7 +310,7 @@ def train_keras(ours: bool, epochs: int, seed: int, root: str, seen: Watch | Non
     return predict, model.save
 
 
-def train_sklearn(ours: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_sklearn(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
     """Trains scikit-learn's MLPClassifier."""
     import pickle
 
@@ -317,7 +319,7 @@ def train_sklearn(ours: bool, epochs: int, seed: int, root: str, seen: Watch | N
     warnings.simplefilter("ignore")  # that it has not converged
     settings: dict[str, Any] = {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.9, "batch_size": 128}
     settings["alpha"] = 3e-4 * 128  # divided by the batch in there
-    options: dict[str, Any] = {"random_state": seed, **(settings if ours else {})}
+    options: dict[str, Any] = {"random_state": seed, **(settings if plain else {})}
     images, labels = arrays(root)
     model = MLPClassifier((512, 512), max_iter=1 if seen else epochs, warm_start=bool(seen), **options)
     for _ in range(epochs if seen else 1):
