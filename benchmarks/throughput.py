@@ -72,7 +72,7 @@ Epoch = Callable[[int], float]  # trains on so many batches and returns the seco
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[64, 128, 256, 1024])
+    parser.add_argument("--batch_sizes", type=int, nargs="*", default=[64, 128, 256, 1024])
     parser.add_argument("--options_at", type=int, nargs="*", default=[64, 128, 256, 1024], help="of the second block")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each (default 5)")
     parser.add_argument("--batches", type=int, help="batches in an epoch (default all)")
