@@ -30,7 +30,7 @@ def quiet() -> None:
     """Silences what libraries say of their own affairs."""
     threading.excepthook = _report_thread
     warnings.filterwarnings("ignore", module=r"PIL\..*")  # remarks on odd metadata
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed"):
+    for name in ("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # images in memory need none
