@@ -244,18 +244,44 @@ def test_names_of_the_classes_are_those_of_the_training_part(tmp_path):
     assert source.class_names == ["b", "a"]
 
 
-def test_torchvisions_data_sets_by_name(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("MNIST", "train-{}-ubyte", "t10k-{}-ubyte"),
+        ("KMNIST", "train-{}-ubyte", "t10k-{}-ubyte"),
+        ("QMNIST", "qmnist-train-{}", "qmnist-test-{}"),
+        ("EMNIST", "emnist-balanced-train-{}-ubyte", "emnist-balanced-test-{}-ubyte"),
+    ],
+)
+def test_torchvisions_data_sets_by_name(name, train, test, tmp_path):
+    raw = tmp_path / name / "raw"
     raw.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for prefix, count in (("train", 20), ("t10k", 10)):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(random.integers(0, 255, (count, 28, 28))))
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 10))
-    source = TorchVision("MNIST", str(tmp_path))
+    stored = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
+    for pattern, count in ((train, 20), (test, 10)):
+        labels = np.arange(count) % 10
+        if name == "QMNIST":  # its labels are rows of eight whole numbers, the first of which is the digit
+            rows = np.stack([labels, *[np.full(count, 7)] * 7], 1).astype(">i4")
+            header = b"\0\0\x0c\x02" + np.array(rows.shape, ">i4").tobytes()
+            (raw / pattern.format("images-idx3-ubyte")).write_bytes(idx(stored[:count]))
+            (raw / pattern.format("labels-idx2-int")).write_bytes(header + rows.tobytes())
+        else:
+            (raw / pattern.format("images-idx3")).write_bytes(idx(stored[:count]))
+            (raw / pattern.format("labels-idx1")).write_bytes(idx(labels))
+    source = TorchVision(name, str(tmp_path))
+    source.prepare()
     images, labels = source.load(train=False)
     assert images.shape == (10, 1, 28, 28)
-    assert labels.tolist() == list(range(10))
-    assert source.class_names[3] == "3 - three"
+    upright = stored.swapaxes(1, 2) if name == "EMNIST" else stored
+    assert (images[:, 0].numpy() == upright[:10]).all()
+    assert (labels.dtype, labels.tolist()) == (torch.int64, list(range(10)))
+    assert len(source.class_names) == (47 if name == "EMNIST" else 10)
+    assert len(source.load(train=True)[0]) == 20
+
+
+def test_a_data_set_that_cannot_be_had_is_one_line(tmp_path):
+    (tmp_path / "KMNIST").touch()
+    with pytest.raises(UserError, match=r"^data\.source: KMNIST cannot be had: .*Not a directory"):
+        TorchVision("KMNIST", str(tmp_path)).prepare()
 
 
 def make(folder, name, content=None):
@@ -295,6 +321,10 @@ MISTAKES = {
     "unknown class": (lambda path: fold(path, ["train/a/1.png", "test/b/1.png"]), "lacks: b"),
     "no table": (lambda path: CSV(str(path / "nope.csv"), str(path)), "nope.csv"),
     "unknown file": (lambda path: listed(path, "a.png,0\nb.png,1\n"), r"labels.csv line 2: there is no file .*b.png"),
+    "pixels": (
+        lambda path: listed(path, f"label,{','.join(map(str, range(784)))}\n"),
+        "holds the pixels, not files of",
+    ),
     "columns": (lambda path: listed(path, "a.png,0,1\n"), "line 1: its columns are a.png, 0, 1; name two of them"),
     "range": (
         lambda path: listed(path, "a.png,7\n", label_names=["x", "y"]),

@@ -89,6 +89,8 @@ class CSV(_Pictures):
         head = rows[0][1] if rows else []
         check(bool(head), f"data.source: {path} is empty")
         check(len(head) != 1, f"data.source: {path} is not a table in CSV: its first line has one column")
+        pixels = "holds the pixels, not files of pictures: read it with a source of your own, such as examples/npz.py"
+        check(len(head) < 784, f"data.source: {path} {pixels}")
         header = not any(_is_picture(cell, folder) for cell in head)
         keys = [cell.casefold() for cell in head]
         for name in filter(None, (self.file_column, self.label_column)):
