@@ -152,6 +152,28 @@ def test_slow_and_silent_senders_are_let_go(served, pictures):
     slow.close()
 
 
+def test_more_requests_than_it_holds_are_sent_away(served, pictures):
+    host, port = served.url.removeprefix("http://").split(":")
+    begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"
+    connections = [socket.create_connection((host, int(port))) for _ in range(64)]
+    for connection in connections:
+        connection.sendall(begun)
+    status, body = wait_for(lambda: served.ask(pictures[0]), 503)
+    assert (status, json.loads(body)["detail"]) == (503, "too many requests at once: try again")
+    assert served.ask(None, "/health")[0] == 200
+    for connection in connections:
+        connection.close()
+    assert wait_for(lambda: served.ask(pictures[0]), 200)[0] == 200
+
+
+def wait_for(ask, status):
+    """Asks until that is the answer, for five seconds at most."""
+    end = time.monotonic() + 5
+    while (answer := ask())[0] != status and time.monotonic() < end:
+        time.sleep(0.1)
+    return answer
+
+
 def test_figures_for_prometheus(served, pictures):
     served.ask(pictures[0])
     text = served.ask(None, "/metrics")[1].decode()
@@ -180,6 +202,14 @@ def test_a_token_is_asked_for(place, pictures):
     assert served.ask(pictures[0], Authorization="Bearer secret")[0] == 200
     assert served.ask(None, "/health")[0] == 200
     assert served.stop() == 143
+
+
+def test_listening_for_other_machines_without_a_token_is_said(place, pictures):
+    served = Served(place, "--host=0.0.0.0")
+    assert served.ask(pictures[0])[0] == 200
+    served.process.send_signal(signal.SIGTERM)
+    _, err = served.process.communicate(timeout=10)
+    assert err == "notice: other machines can reach this, and no --token is asked for\n"
 
 
 def test_what_was_accepted_is_answered_when_the_server_is_stopped(place, pictures):

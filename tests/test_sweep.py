@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import shlex
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import yaml
 from PIL import Image
 
 from fmnist.__main__ import main
+from fmnist.cli.sweep import _show
 from fmnist.errors import UserError
 from fmnist.runs.folder import newest_run
 from fmnist.runs.tables import write_history
@@ -246,3 +249,18 @@ def test_a_hopeless_trial_is_seen_from_outside(write, tmp_path):
     assert not is_hopeless(plan, trials, good)
     assert is_hopeless(plan, trials, bad)
     assert bad.value(plan) == 0.9
+
+
+def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys):
+    path = write(sampler="grid", metric="val/loss", mode="min", search={"model.dropout": [0.0, 0.1]})
+    plan, folder = read_plan(path), tmp_path / "lightning_logs" / "tiny"
+    open_sweep(folder, plan, (), path)
+    for number, (dropout, loss) in enumerate([(0.0, 0.5), (0.1, 0.4)]):
+        add_trial(folder, number, {"model.dropout": dropout}, str(number)).finish("complete", value=loss)
+    _show(plan, folder, ["--trainer.max_epochs", "3"])
+    best, command = capsys.readouterr().out.splitlines()[-2:]
+    assert best.startswith(f"best: {folder / 'trial_001'}; ")
+    words = shlex.split(command.partition(": ")[2])
+    assert words[:4] == ["python", "-m", "fmnist", "sweep"]
+    assert words[5:] == ["--test", "--model.dropout", "0.1", "--trainer.max_epochs", "3"]
+    assert read_plan(Path(words[4])).space == {"seed_everything": [0, 1, 2, 3, 4]}
