@@ -346,6 +346,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data set (default data)")
     parser.add_argument("--only", default="", metavar="PROMISE", help="only the promises with these words in them")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs are started without Ctrl-C
     broken = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), args.root, args.kills, args.fits)

@@ -18,6 +18,12 @@ from fmnist.data.sources import download
 
 ROOT = Path(__file__).parent.parent
 TRAIN_SIZE, TEST_SIZE = 600, 200
+LONGEST = {"test_benchmarks", "test_distributed", "test_crash", "test_sweep"}  # minutes each
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first: begun last, one would run alone while the other process has nothing to do."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
