@@ -166,6 +166,20 @@ def test_more_requests_than_it_holds_are_sent_away(served, pictures):
     assert wait_for(lambda: served.ask(pictures[0]), 200)[0] == 200
 
 
+def test_senders_who_leave_are_not_worth_a_word(place, pictures):
+    served = Served(place)
+    host, port = served.url.removeprefix("http://").split(":")
+    whole = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(pictures[0]) + pictures[0]
+    boundary = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    for begun in (whole, whole[:-10], whole[:40], boundary + b"Content-Length: 99\r\n\r\n--x\r\n"):
+        for _ in range(8):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(begun)
+    assert served.ask(pictures[0])[0] == 200
+    assert 'fmnist_requests_total{code="499"} 16' in served.ask(None, "/metrics")[1].decode()
+    assert served.stop() == 143, "and nothing on standard error"
+
+
 def wait_for(ask, status):
     """Asks until that is the answer, for five seconds at most."""
     end = time.monotonic() + 5
@@ -206,6 +220,7 @@ def test_a_token_is_asked_for(place, pictures):
 
 def test_listening_for_other_machines_without_a_token_is_said(place, pictures):
     served = Served(place, "--host=0.0.0.0")
+    served.url = served.url.replace("0.0.0.0", "127.0.0.1")
     assert served.ask(pictures[0])[0] == 200
     served.process.send_signal(signal.SIGTERM)
     _, err = served.process.communicate(timeout=10)

@@ -22,6 +22,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fmnist.inference.page import render
@@ -174,6 +175,8 @@ async def _read(request: Request) -> tuple[list[bytes], bool, int | None]:
             content = b"".join([part async for part in _body(request)])
     except TimeoutError:
         raise HTTPException(408, f"a request must be sent within {SECONDS} seconds") from None
+    except ClientDisconnect:  # else the server would print where it was; nobody reads the answer
+        raise HTTPException(499, "the sender has left") from None
     except (MultiPartException, KeyError) as error:
         raise HTTPException(422, f"this is not a form: {error}") from error
     if kind != "application/json":
