@@ -262,5 +262,5 @@ def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys
     assert best.startswith(f"best: {folder / 'trial_001'}; ")
     words = shlex.split(command.partition(": ")[2])
     assert words[:4] == ["python", "-m", "fmnist", "sweep"]
-    assert words[5:] == ["--test", "--model.dropout", "0.1", "--trainer.max_epochs", "3"]
+    assert words[5:] == ["--test", "--model.dropout=0.1", "--trainer.max_epochs", "3"]
     assert read_plan(Path(words[4])).space == {"seed_everything": [0, 1, 2, 3, 4]}
