@@ -160,9 +160,10 @@ def _subspace(name: str, values: Tensor) -> State:
     count = min(AXES, values.shape[1] - 1, len(values) // 4)
     start = torch.Generator().manual_seed(0)
     axes = torch.randn(values.shape[1], min(count + 16, values.shape[1]), generator=start)
-    for _ in range(SWEEPS):  # subspace iteration: all axes would take ten times as long, and seconds for wide layers
+    for _ in range(SWEEPS):  # subspace iteration: all axes of a wide layer would take many seconds
         axes = torch.linalg.qr(centred.T @ (centred @ axes)).Q
-    variances, turn = torch.linalg.eigh((centred @ axes).T @ (centred @ axes) / len(values))  # ascending
+    along = centred @ axes
+    variances, turn = torch.linalg.eigh(along.T @ along / len(values))  # ascending
     wide, axes = variances[len(turn) - count :], axes @ turn[:, len(turn) - count :]
     even = ((centred.square().mean(0).sum() - wide.sum()) / (values.shape[1] - count)).clamp_min(1e-6)
     wide = wide.clamp_min(even)
