@@ -95,7 +95,7 @@ def test_probabilities_are_the_mean_of_those_of_the_members(real_runs, data):
         assert ensemble.network(images).isfinite().all()
 
 
-def test_load_takes_several_or_a_folder_of_runs(place, real_runs, data, cli):
+def test_load_takes_several_or_a_folder_of_runs(place, real_runs, data):
     images = data.test_set.images[:100]
     for several in (MEMBERS, [best(run) for run in MEMBERS], [place / best(run) for run in MEMBERS]):
         found = load(several).probabilities(images)

@@ -245,15 +245,15 @@ def test_names_of_the_classes_are_those_of_the_training_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "test"),
+    ("name", "train", "test", "fourth"),
     [
-        ("MNIST", "train-{}-ubyte", "t10k-{}-ubyte"),
-        ("KMNIST", "train-{}-ubyte", "t10k-{}-ubyte"),
-        ("QMNIST", "qmnist-train-{}", "qmnist-test-{}"),
-        ("EMNIST", "emnist-balanced-train-{}-ubyte", "emnist-balanced-test-{}-ubyte"),
+        ("MNIST", "train-{}-ubyte", "t10k-{}-ubyte", "3 - three"),
+        ("KMNIST", "train-{}-ubyte", "t10k-{}-ubyte", "tsu"),
+        ("QMNIST", "qmnist-train-{}", "qmnist-test-{}", "3 - three"),
+        ("EMNIST", "emnist-balanced-train-{}-ubyte", "emnist-balanced-test-{}-ubyte", "3"),
     ],
 )
-def test_torchvisions_data_sets_by_name(name, train, test, tmp_path):
+def test_torchvisions_data_sets_by_name(name, train, test, fourth, tmp_path):
     raw = tmp_path / name / "raw"
     raw.mkdir(parents=True)
     stored = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
@@ -274,6 +274,7 @@ def test_torchvisions_data_sets_by_name(name, train, test, tmp_path):
     upright = stored.swapaxes(1, 2) if name == "EMNIST" else stored
     assert (images[:, 0].numpy() == upright[:10]).all()
     assert (labels.dtype, labels.tolist()) == (torch.int64, list(range(10)))
+    assert source.class_names[3] == fourth
     assert len(source.class_names) == (47 if name == "EMNIST" else 10)
     assert len(source.load(train=True)[0]) == 20
 
