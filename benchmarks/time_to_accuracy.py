@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="use the seeds 0 to N - 1 (default 5); 0 for no first table"
     )
-    parser.add_argument("--rows", nargs="+", default=[*ROWS], metavar="NAME", help="only these rows")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS], metavar="NAME", help="only these rows")
     parser.add_argument("--epochs", type=int, help="as many for every row")
     parser.add_argument("--choose", action="store_true", help="print validation accuracies, epoch by epoch")
     parser.add_argument("--starts", type=int, default=5, help="runs of each start (default 5); 0 for no second table")
