@@ -1,7 +1,10 @@
 """Fashion-MNIST image classification with PyTorch Lightning."""
 
 from importlib import import_module
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `python -m` has the current folder first on the path here: no import that could be found there
+    from typing import Any
 
 __version__ = "0.2.0"
 
@@ -23,7 +26,7 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)

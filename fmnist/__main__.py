@@ -4,10 +4,14 @@ It picks the verb before anything heavy is imported, and turns errors into exit 
 2 the user can mend it, 130 Ctrl-C, 143 SIGTERM. ``FMNIST_DEBUG=1`` shows tracebacks.
 """
 
-import difflib
-import io
 import os
 import sys
+
+if __name__ == "__main__" and sys.path[0] == os.getcwd():  # noqa: PTH109 - nothing that lies there is imported yet
+    del sys.path[0]  # `python -m` puts the current folder first, where a file could take the place of any module
+
+import difflib
+import io
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path

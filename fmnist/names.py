@@ -1,14 +1,31 @@
 """Code by its name: how a class or a function is written down, and found again."""
 
 import importlib.util
-import re
+import pkgutil
 import sys
-from collections.abc import Iterable
-from importlib import import_module
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fmnist.errors import UserError, check
+
+
+class CodeNotNamedError(UserError):
+    """A checkpoint was trained with code that the user has not named.
+
+    Args:
+        path: The checkpoint's file.
+        code: The option for each class or function, and its import path.
+        settings: More options that the named class needs.
+    """
+
+    def __init__(self, path: Path, code: Mapping[str, str], settings: Mapping[str, Any] = {}) -> None:
+        self.path = path
+        self.code = code
+        self.settings = settings
+        self.names = ", ".join(code.values())
+        options = " ".join(f"--{option} {name}" for option, name in code.items())
+        super().__init__(f"{path} was trained with {self.names}: if you trust that code, name it, with {options}")
 
 
 def describe_code(code: Any) -> str | None:
@@ -18,27 +35,31 @@ def describe_code(code: Any) -> str | None:
 
 
 def find_code_here(names: Iterable[str]) -> None:
-    """Lets code in the current folder be found, if a name outside of this package has been given.
+    """Lets classes and functions in the current folder be imported, if one outside of this package is named.
 
-    The folder comes last, so that nothing in it takes the place of an installed module.
+    The folder comes last, so that nothing in it replaces an installed module. It stays, since worker processes and
+    late imports of the named code need it.
 
     Args:
-        names: What the user has typed; what is no name of code is left alone.
+        names: Values of the options that name code.
     """
     here = str(Path.cwd())
-    if here not in sys.path and any(re.fullmatch(r"(?!fmnist\.)[^\W\d]\w*(\.[^\W\d]\w*)+", name) for name in names):
+    dotted = (name for name in names if all(part.isidentifier() for part in name.split(".")) and "." in name)
+    if here not in sys.path and any(not name.startswith("fmnist.") for name in dotted):
         sys.path.append(here)
 
 
 def import_code(path: str) -> Any:
-    """Imports a class or a function, and so runs the code of its module.
+    """Imports a class or a function that the user has named, and so runs the code of its module.
+
+    Args:
+        path: Its module and its name, such as ``mine.Net``; a class inside a class is ``mine.Outer.Net``.
 
     Raises:
         UserError: There is no such class or function.
     """
-    module, _, name = path.rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        return pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{path} cannot be imported: {error}") from error
 

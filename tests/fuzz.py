@@ -43,7 +43,6 @@ from fmnist.data.sources import download
 from fmnist.errors import UserError
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import find_checkpoints
-from fmnist.runs.settings import read_run_settings
 
 SECONDS, BYTES = 2.0, 2**30
 REFUSED = (UserError, PictureError, OSError)  # the command line turns an OSError into one line as well
@@ -394,7 +393,6 @@ def resolve(folder: Path, case: tuple[list[tuple[list[str], str]], str | None, b
     try:
         for found in find_checkpoints([spec] if spec else [], folder, to_continue):
             assert found.is_file() or to_continue
-            read_run_settings(found, ("trainer", "model", "data"))
     finally:
         os.chdir(before)
 

@@ -103,7 +103,7 @@ def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents)
                 break
     assert process.wait() == -signal.SIGKILL, "".join(seen)
     run(cli, "fit", *words)
-    run(cli, "fit", "--ckpt_path", "version_0", *named)
+    run(cli, "fit", "--ckpt_path", "version_0")
     killed, whole = (torch.load(f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (0, 1))
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(killed["state_dict"][name], tensor), name
@@ -190,9 +190,7 @@ def test_a_metric_of_ones_own_is_in_the_table(examples, cli):
     run(cli, "fit", *callback, "--data.val_size", 100, "--model.hidden_dims", 8, "--trainer.max_epochs", 3)
     rows = read_history(RUN)
     assert all(0 <= row["val/worst_class_acc"] <= row["val/acc"] for row in rows)
-    code, _, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
-    assert code == 2
-    run(cli, "fit", *err.split(" python -m fmnist fit ")[1].split())
+    run(cli, "fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
     assert len(read_history(RUN)) == 4
     assert "200 images" in run(cli, "test"), "a test needs no callback"
 
@@ -247,6 +245,6 @@ def test_a_stranger_s_network_is_not_run(examples, cli):
     torch.save(checkpoint, "strange.ckpt")
     done = spawn("export", "--ckpt_path", "strange.ckpt", "--output", "x.onnx", cwd=examples)
     assert done.returncode == 2
-    assert "names torchvision.models.resnet18; if you trust that code, name it yourself" in done.stderr
+    assert "was trained with torchvision.models.resnet18; if you trust that code, name it yourself" in done.stderr
     with pytest.raises(UserError, match=r"torchvision\.models\.resnet18"):
         load("strange.ckpt")

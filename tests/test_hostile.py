@@ -87,16 +87,12 @@ def test_checkpoints(cli, workplace, checkpoint):
     assert {path.name for path in workplace.iterdir()} <= {"bad.ckpt", "small.ckpt"}
 
 
-def test_an_optimizer_is_looked_at_by_fit_alone(cli, workplace):
+def test_an_optimizer_of_a_stranger_is_never_imported(cli, workplace):
     damaged("hyper_parameters", "optimizer", {"class_path": "this.SGD"})  # which prints, when it is imported
-    code, out, err = cli("fit", "--ckpt_path", "bad.ckpt")
-    assert (code, out) == (2, "")
-    assert "bad.ckpt names this.SGD; if you trust that code, name it yourself" in err
-    assert "--ckpt_path bad.ckpt --model.optimizer this.SGD" in err
-    for words in (["test"], ["predict", "--output", "out.csv"], ["export", "--output", "out.onnx"]):
+    for words in (["test"], ["predict", "--output", "out.csv"], ["export", "--output", "out.onnx"], ["fit"]):
         _, out, err = cli(*words, "--ckpt_path", "bad.ckpt")
-        assert "this.SGD" not in err
         assert "Beautiful is better than ugly" not in out
+    assert "bad.ckpt was trained with model.optimizer this.SGD, here is torch.optim." in err
 
 
 def test_a_good_checkpoint_is_read(workplace):

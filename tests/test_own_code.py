@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fmnist import ImageClassifier, UserError, load
-from fmnist.model.trained import describe_network, import_network
+from fmnist.model.trained import describe_network
+from fmnist.names import import_code
 
 RUN = Path("lightning_logs/version_0")
 CODE = '''
@@ -114,17 +115,17 @@ def test_settings_of_a_network_are_kept(own_code, cli):
     assert "notice" not in run(cli, "test", "--model.network", "mine.ConvNet")
 
 
-@pytest.mark.parametrize("verb", ["test", "predict", "export", "fit"])
+@pytest.mark.parametrize("verb", ["test", "predict", "export"])
 def test_a_network_that_is_not_named_is_not_imported(own_code, cli, verb):
     run(cli, "fit", "--model.network", "mine.ConvNet", "--data.val_size", 100, "--trainer.max_epochs", 1)
     (own_code / "mine.py").write_text("raise SystemExit('imported')")
-    output = {"predict": ["--output", "x.csv"], "export": ["--output", "x.onnx"], "fit": ["--ckpt_path", "last"]}
+    output = {"predict": ["--output", "x.csv"], "export": ["--output", "x.onnx"]}
     code, out, err = cli(verb, *output.get(verb, []))
     assert (code, out) == (2, "")
-    assert "names mine.ConvNet; if you trust that code, name it yourself: python -m fmnist " in err
-    assert ("--config lightning_logs/version_0/config.yaml" if verb == "fit" else "--model.network mine.ConvNet") in err
+    assert "was trained with mine.ConvNet; if you trust that code, name it yourself: python -m fmnist " in err
+    assert "--model.network mine.ConvNet" in err
     assert len(err.splitlines()) == 1
-    with pytest.raises(UserError, match=r"names mine\.ConvNet"):
+    with pytest.raises(UserError, match=r"was trained with mine\.ConvNet"):
         load(RUN / "checkpoints/best.ckpt")
 
 
@@ -133,11 +134,12 @@ def test_a_source_with_a_file_name_goes_through_every_verb(own_code, cli):
     run(cli, "fit", *words, "--model.hidden_dims", "[8]", "--trainer.max_epochs", 2)
     code, _, err = cli("test")
     assert code == 2
-    assert "names mine.Npz; if" in err, "the file's name is text"
+    assert "was trained with mine.Npz; if" in err, "the file's name is text"
+    assert "--data.source.archive digits.npz" in err
     assert "100 images" in run(cli, "test", *err.split(" python -m fmnist test ")[1].split())
-    run(cli, "predict", "--data.source", "mine.Npz", "--output", "out.csv")
+    run(cli, "predict", *words[:4], "--output", "out.csv")
     run(cli, "export", "--output", "own.onnx")
-    run(cli, "fit", "--ckpt_path", "last", "--config", RUN / "config.yaml", "--trainer.max_epochs", 3)
+    run(cli, "fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
 
 
 def test_a_function_is_named_again(own_code, cli, tmp_path):
@@ -149,13 +151,20 @@ def test_a_function_is_named_again(own_code, cli, tmp_path):
         rows.append(f"{number}.png,{'ab'[number % 2]}")
     (own_code / "table.csv").write_text("\n".join(rows))
     source = ("--data.source=CSV", "--data.source.annotations_file=table.csv", "--data.source.img_dir=.")
-    source += ("--data.source.split_by=order",)
+    source += ("--data.source.split_by=order",)  # four images to test on
     words = (*source, "--data.source.transform=mine.darker", "--data.val_size=4", "--model.hidden_dims=[8]")
     run(cli, "fit", *words, "--trainer.max_epochs=1")
     code, _, err = cli("test")
     assert code == 2
     assert "--data.source.transform mine.darker" in err
     assert "4 images" in run(cli, "test", *err.split(" python -m fmnist test ")[1].split())
+    code, _, err = cli("predict", "--images", "1.png")
+    assert code == 2
+    assert "in training each picture went through the transform mine.darker" in err
+    given = run(cli, "predict", "--images", "1.png", "--transform", "mine.darker")
+    assert given == run(cli, "predict", "--images", "1.png", "--config", RUN / "config.yaml")
+    code, _, err = cli("serve", "--port", "99999", "--transform", "mine.darker")
+    assert "give a number from 0 to 65535" in err, "serve takes it, too"
 
 
 def test_networks_are_written_down_as_plain_values(own_code):
@@ -166,9 +175,9 @@ def test_networks_are_written_down_as_plain_values(own_code):
     assert describe_network(ConvNet) == {"class_path": "mine.ConvNet", "init_args": {}}
     assert describe_network(partial(ConvNet, width=3)) == {"class_path": "mine.ConvNet", "init_args": {"width": 3}}
     assert describe_network(linear) == "mine.linear"
-    assert import_network("mine.linear") is linear
+    assert import_code("mine.linear") is linear
     for factory in (lambda num_classes: None, partial(ConvNet, width=torch.ones(1))):
         with pytest.raises(UserError, match=r"model\.network: .*(has no name|no plain values)"):
             ImageClassifier(network=factory)
     with pytest.raises(UserError, match=r"mine\.Nope cannot be imported"):
-        import_network("mine.Nope")
+        import_code("mine.Nope")

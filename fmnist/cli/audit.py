@@ -1,7 +1,6 @@
 """Labels that look wrong: every training image, judged by the network of a fold that has not seen it."""
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from itertools import islice
@@ -83,7 +82,6 @@ def _make_parser(description: str) -> Parser:
     parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
     parser.add_class_arguments(FashionMNISTDataModule, "data")
     parser.set_defaults(DEFAULT_SOURCE)
-    parser.accept_retired("data")
     for key in {*SHARED_KEYS} - {"data"}:  # so that any configuration is accepted, and a network can be named
         parser.add_argument(f"--{key}", type=dict[str, Any] if key == "model" else Any, help=argparse.SUPPRESS)
     return parser
@@ -151,14 +149,14 @@ def _find_difference(one: dict[str, dict[str, Any]], other: dict[str, dict[str, 
 def _judge(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[FashionMNISTDataModule, Part]:
     """Asks the network of a run about the fold that it has not been trained on."""
     start = find_start("audit", [*argv], run / "checkpoints" / "last.ckpt")
-    words = ["--config", json.dumps(start.settings), *argv]
-    data: FashionMNISTDataModule = parser.instantiate_classes(parser.parse_args(words)).data
+    parser.set_defaults({**DEFAULT_SOURCE, **start.data})
+    data: FashionMNISTDataModule = parser.instantiate_classes(parser.parse_args([*argv])).data
     data.prepare_data()
     data.setup("validate")
     saved = (start.checkpoint.get("FashionMNISTDataModule") or {}).get("split")
     changed = f"{run}: the data has changed since the training (split {data.split_digest}, it was {saved}): train again"
     check(data.split_digest == saved, changed)
-    model = load_model(start.path, start.checkpoint).to(find_device("auto"))
+    model = load_model(start.path, start.checkpoint, start.network).to(find_device("auto"))
     check(model.class_names == data.class_names, f"{run}: the classes of the data are not those of the network")
     assert data.held_out is not None
     assert data.val_set is not None

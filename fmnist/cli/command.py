@@ -1,11 +1,10 @@
 """LightningCLI for the verbs that need a Trainer. It wires; what a verb does stands in its own file."""
 
-import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,9 +22,9 @@ from fmnist.cli.start import find_start, scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.trained import MLP_SETTINGS
+from fmnist.names import describe_code, import_code
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import check_name, find_requeued
-from fmnist.runs.settings import RETIRED
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunFolder, dump_settings
 from fmnist.training.trainer import check_strategy, complete, emulates_half
@@ -100,27 +99,20 @@ class Command(LightningCLI):
         return {self.verb: super().subcommands()[self.verb] | {"verbose", "weights_only", "return_predictions"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Names the default source in the parser, so that ``--data.source.root X`` works by itself."""
-        parser.set_defaults(DEFAULT_SOURCE)
-        parser.accept_retired(*RETIRED)  # type: ignore[attr-defined]
+        """Sets the default source, so that ``--data.source.root X`` works by itself, and what the checkpoint has."""
+        parser.set_defaults({**DEFAULT_SOURCE, **self.start.data})
         VERBS[self.verb].add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the words typed, on top of the settings of the run that the checkpoint belongs to."""
-        start, words = self.start, [self.verb, *self.start.words]
+        """Parses the command line; the checkpoint that was found replaces the one that was typed."""
+        start, argv = self.start, [self.verb, *self.start.argv]
         if start.path.name:
-            inherited = ["--config", json.dumps(start.settings)]
-            words = [
-                self.verb,
-                *inherited,
-                *start.words,
-                "--ckpt_path",
-                str(start.path) if start.checkpoint else "null",
-            ]
+            argv += ["--ckpt_path", str(start.path) if start.checkpoint else "null"]
         try:
-            self.config = parser.parse_args(words)
+            self.config = parser.parse_args(argv)
         except UnicodeDecodeError as error:
             raise UserError(f"a configuration file is not text: {error}") from error
+        self._keep_model()
         trainer = self.config[self.verb].trainer
         trainer.callbacks = as_typed(trainer.callbacks)
         if emulates_half(trainer):
@@ -159,23 +151,57 @@ class Command(LightningCLI):
             self.start = replace(self.start, path=path, checkpoint=read_checkpoint(path) if path.is_file() else {})
 
     def _parse_ckpt_path(self) -> None:
-        """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
+        """Keeps Lightning, whose method this is, from reading the checkpoint and parsing what it says."""
+
+    def _keep_model(self) -> None:
+        """Takes the settings of the model from the checkpoint, as plain values, and names those that were to differ.
+
+        A training goes on with the network and the optimizer of its configuration, which must be the ones that the
+        checkpoint describes. An evaluation makes its model without the parser: ``instantiate_classes``.
+        """
         if not self.start.checkpoint:
             return
-        asked = self.config[self.verb].model.as_dict()
         kept = {"network": None, **self.start.checkpoint["hyper_parameters"]}
-        if self.verb != "fit":
-            del kept["optimizer"]  # is not used, so it is not imported
-        self.config = self.parser.parse_object({self.verb: {"model": kept}}, self.config)
-        defaults = self._parser(self.verb).get_defaults().model.as_dict()
-        for name in kept:
-            value = self.config[self.verb].model.as_dict()[name]
-            if name == "network" and (self.start.others or _name(asked[name]) == _name(value)):  # it had to be named
+        given, defaults = self.config[self.verb].model.as_dict(), self._parser(self.verb).get_defaults().model.as_dict()
+        if self.verb == "fit":
+            self._keep_code(kept, given)
+            plain = {name: value for name, value in kept.items() if name not in ("network", "optimizer")}
+            self.config = self.parser.parse_object({self.verb: {"model": plain}}, self.config)
+        else:
+            self.config[self.verb].model = self._parser(self.verb).get_defaults().model
+            del kept["optimizer"]
+        for name in kept.keys() & given.keys():
+            is_, was = _plain(kept[name]), _plain(given[name])
+            if name == "network" and (self.start.others or _name(is_) == _name(was)):  # it had to be named
                 continue
             typed = self.start.has_typed(f"--model.{name}")
-            if asked[name] != value and (typed or asked[name] != defaults[name]):
-                for setting, is_, was in _differences(f"model.{name}", value, asked[name]):
-                    say(f"notice: {setting} stays {is_}, as in the checkpoint ({was} was given)")
+            if is_ != was and (typed or was != _plain(defaults[name])):
+                say(f"notice: model.{name} stays {_name(is_)}, as in the checkpoint ({_name(was)} was given)")
+
+    def _keep_code(self, kept: dict[str, Any], given: dict[str, Any]) -> None:
+        """Compares network and optimizer with what the checkpoint describes; numbers stay as they are in there.
+
+        Raises:
+            UserError: It was trained with others.
+        """
+        for part in ("network", "optimizer"):
+            saved, chosen = kept[part], given[part]
+            path = _name(chosen) and describe_code(import_code(_name(chosen)))
+            what = f"{self.start.path} was trained with model.{part} {_name(saved)}, here is {_name(chosen)}"
+            check(_name(saved) == path, f"{what}: a run goes on with its own")
+            for name in _settings(saved).keys() & _settings(chosen).keys():
+                is_, was = _plain(_settings(saved)[name]), _plain(_settings(chosen)[name])
+                if is_ != was:
+                    check(isinstance(is_, int | float | None) and part == "optimizer", f"{what} with another {name}")
+                    self.config[self.verb].model.optimizer.init_args[name] = is_
+                    say(f"notice: model.{part}.{name} stays {is_}, as in the checkpoint ({was} was given)")
+            kept[part] = chosen
+
+    def instantiate_classes(self) -> None:
+        """Builds trainer, model and data; for an evaluation the model of the checkpoint, as plain values say it."""
+        super().instantiate_classes()
+        if self.start.checkpoint and self.verb != "fit":
+            self.model = self.start.make_model()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
@@ -227,11 +253,5 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _differences(setting: str, kept: Any, given: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yields what differs of a setting: of the same class the settings that both have, else the class."""
-    if not isinstance(kept, dict) or not isinstance(given, dict) or _name(kept) != _name(given):
-        yield setting, _name(kept), _name(given)
-    else:
-        both = kept["init_args"].keys() & given["init_args"].keys()
-        pairs = ((name, kept["init_args"][name], given["init_args"][name]) for name in sorted(both))
-        yield from ((f"{setting}.{name}", one, other) for name, one, other in pairs if one != other)
+def _settings(described: Any) -> dict[str, Any]:
+    return dict(described.get("init_args") or {}) if isinstance(described, dict) else {}

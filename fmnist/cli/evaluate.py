@@ -63,9 +63,9 @@ def test(
 
 def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule) -> dict[str, float]:
     start.load_weights(model, trainer)
-    found: list[dict[str, Any]] = getattr(trainer, start.verb)(model, datamodule=data, verbose=False)
-    check(len(found) == 1, f"there is nothing to {start.verb}: a limit of the trainer is 0")
-    for line in data.compare_split(start.checkpoint.get("FashionMNISTDataModule") or {}, start.verb):
+    found: list[dict[str, Any]] = getattr(trainer, start.command)(model, datamodule=data, verbose=False)
+    check(len(found) == 1, f"there is nothing to {start.command}: a limit of the trainer is 0")
+    for line in data.compare_split(start.checkpoint.get("FashionMNISTDataModule") or {}, start.command):
         say(line)
     return found[0]
 

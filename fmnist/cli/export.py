@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist import __version__
-from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
+from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
 from fmnist.cli.start import find_start
 from fmnist.errors import check
 from fmnist.files import check_target, expand, write_whole
@@ -29,13 +29,16 @@ def run(description: str, argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=expand, required=True, help="File to write, .onnx or .html.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     add_checkpoint_arguments(parser)
+    add_transform(parser)
     path = parser.parse_args([*argv]).output
     check(path.suffix in MAKERS, f"--output {path}: the name must end in {' or '.join(MAKERS)}")
     if path.suffix == ".onnx":
         check_installed("export", NEEDED, "export")
     check_target(path, "--overwrite" in argv)
     start = find_start("export", [*argv])
-    predictor = Predictor(load_model(start.path, start.checkpoint), start.checkpoint.get("conversion"))
+    predictor = Predictor(
+        load_model(start.path, start.checkpoint, start.network), start.checkpoint.get("conversion"), start.transform
+    )
     print(f"export: {start.path}")
     content = MAKERS[path.suffix](predictor, start.path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def _train(trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModul
 
 def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> None:
     """Refuses what cannot be continued exactly, and says what will be different."""
-    before = start.settings.get("trainer", {})
+    before = start.planned or {}
     whole_epochs = trainer.max_steps == before.get("max_steps", -1) == -1
     check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -128,7 +128,7 @@ def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> 
     model.begins_with = None
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
     start.load_weights(model, trainer)
-    if not before:
+    if start.planned is None:
         say("notice: the checkpoint lies outside a run, so its settings are unknown: those of this command are used")
     planned, now = before.get("max_epochs"), trainer.max_epochs
     if planned not in (None, now):

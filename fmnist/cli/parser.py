@@ -14,7 +14,6 @@ from fmnist.cli.mistakes import explain
 from fmnist.cli.plain import CHECKPOINT, TAKE_SEVERAL, nearest, suggest
 from fmnist.data.sources import folder, mnist, parquet, table  # noqa: F401 - their classes can be typed by name
 from fmnist.errors import UserError
-from fmnist.runs.settings import RETIRED
 
 # What --help shows of the trainer's fifty flags
 EVALUATION_FLAGS = {f"trainer.{flag}" for flag in ("accelerator", "devices", "precision", "default_root_dir")}
@@ -76,25 +75,14 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # without abbreviations, a misspelt option is not taken for another
         super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
-        self.retired: list[str] = []
         start_anew()
-
-    def accept_retired(self, *parts: str) -> None:
-        """Reads settings of these parts that a configuration of before may have; ``parse_args`` leaves them out."""
-        self.retired = [f"{part}.{name}" for part in parts for name in RETIRED[part]]
-        for name in self.retired:
-            self.add_argument(f"--{name}", type=Any, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parses the command line."""
         if isinstance(args, list):
             args = _read_widths(args)
             list_classes(self._of_verb(), args)
-        config = super().parse_args(args, *rest, **kwargs)
-        for name in self._of_verb().retired:
-            for where in (config, config.get(config.get("subcommand"), {})):
-                where.pop(name, None)
-        return config
+        return super().parse_args(args, *rest, **kwargs)
 
     def _of_verb(self) -> "Parser":
         """Returns the parser that has the options: that of the verb, where LightningCLI makes one."""

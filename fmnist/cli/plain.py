@@ -89,9 +89,17 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="Folder that holds lightning_logs.",
     )
     parser.add_argument(
-        "--model.network", dest="network", metavar="NAME", help="Name a network of your own, which is trusted then."
+        "--model.network",
+        dest="network",
+        metavar="NAME",
+        help="Name your own network that was trained.",
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="A configuration that names it.")
+
+
+def add_transform(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that names what was applied to each picture in training."""
+    parser.add_argument("--transform", metavar="NAME", help="Name the function that changed each picture in training.")
 
 
 def suggest(name: str, options: Iterable[str], typed: bool = True) -> str:

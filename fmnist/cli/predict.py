@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
+from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
 from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import Start, find_start
 from fmnist.devices import find_device
@@ -17,7 +17,6 @@ from fmnist.inference.predictions import STDOUT, check_output, label_rows, write
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
 from fmnist.model.trained import TrainedModel, judge_all
-from fmnist.names import import_code
 from fmnist.runs.checkpoint import load_members
 from fmnist.runs.tables import percent
 
@@ -35,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what ``predict`` has beside the options of the Trainer."""
     images = "Pictures, folders or patterns to classify instead of the test images."
     parser.add_argument("--images", nargs="+", type=str, metavar="PATH", help=images)
+    add_transform(parser)
     parser.add_argument("--output", type=str, help="File to write, .csv or .jsonl, or - for standard output.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     parser.add_argument("--index", type=int, help="Print the prediction for this test image instead.")
@@ -67,7 +67,7 @@ def run_without_trainer(description: str, argv: list[str]) -> bool:
     paths = _check_pictures(settings)
     start = find_start("predict", argv)
     start.announce(device)
-    _classify(_make_predictor(start, load_members(start.members).to(device)), paths, settings)
+    _classify(_make_predictor(start, load_members(start.members, start.network).to(device)), paths, settings)
     return True
 
 
@@ -127,10 +127,8 @@ def _check_folder(option: str, folder: Path, images: list[str]) -> None:
 
 
 def _make_predictor(start: Start, model: TrainedModel) -> Predictor:
-    """Returns what converts pictures as the training did; its transform only if the user has named it."""
-    conversion = start.checkpoint.get("conversion") or {}
-    name = conversion.get("transform")
-    return Predictor(model, conversion or None, import_code(name) if name in start.named else None)
+    """Returns what converts pictures as in training; its transform only if the user has named it."""
+    return Predictor(model, start.checkpoint.get("conversion"), start.transform)
 
 
 def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:

@@ -27,7 +27,6 @@ def run(description: str, argv: list[str]) -> None:
     parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
     parser.add_class_arguments(FashionMNISTDataModule, "data")
     parser.set_defaults(DEFAULT_SOURCE)
-    parser.accept_retired("data")
     parser.add_function_arguments(prepare, skip={"data"})
     for key in {*SHARED_KEYS} - {"data"}:
         parser.add_argument(f"--{key}", type=Any, help=argparse.SUPPRESS)  # so that any configuration is accepted

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fmnist.cli.export import describe_origin
-from fmnist.cli.plain import PlainParser, add_checkpoint_arguments
+from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
 from fmnist.cli.screen import quiet
 from fmnist.cli.start import find_start
 from fmnist.errors import UserError, check
@@ -26,12 +26,15 @@ def run(description: str, argv: Sequence[str]) -> None:
     parser.add_argument("--port", type=int, default=8000, help="Port (8000); 0 takes a free one and names it.")
     parser.add_argument("--token", help="What /predict asks for; else FMNIST_TOKEN, else nothing.")
     add_checkpoint_arguments(parser)
+    add_transform(parser)
     options = parser.parse_args([*argv])
     check_installed("serve", NEEDED, "serve")
     check(0 <= options.port < 1 << 16, f"--port {options.port}: give a number from 0 to 65535")
     token = options.token or os.environ.get("FMNIST_TOKEN")
     start = find_start("serve", [*argv])
-    predictor = Predictor(load_model(start.path, start.checkpoint), start.checkpoint.get("conversion"))
+    predictor = Predictor(
+        load_model(start.path, start.checkpoint, start.network), start.checkpoint.get("conversion"), start.transform
+    )
     predictor.check_transform()
     quiet()
     from fmnist.inference.server import make_server

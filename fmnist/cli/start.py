@@ -1,12 +1,13 @@
-"""What a verb begins with: the checkpoint that the words mean, and the settings of its run."""
+"""What a command begins with: which checkpoint is meant, its content, and the code that the user has named."""
 
 import argparse
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,44 +15,60 @@ import yaml
 
 from fmnist.cli.plain import TAKE_SEVERAL
 from fmnist.cli.screen import name_device, say
+from fmnist.data.saved import read_data_settings
 from fmnist.errors import UserError, check
 from fmnist.files import expand
-from fmnist.names import find_code_here
-from fmnist.runs.checkpoint import Checkpoint, Member, check_members, load_members, read_checkpoint
-from fmnist.runs.folder import find_checkpoints
-from fmnist.runs.settings import SHARED_KEYS, UntrustedError, named_code, read_run_settings, read_settings
+from fmnist.model.trained import MLP_SETTINGS, NetworkFactory
+from fmnist.names import CodeNotNamedError, find_code_here, import_code
+from fmnist.runs.checkpoint import (
+    Checkpoint,
+    Member,
+    check_answer,
+    check_members,
+    choose_network,
+    load_members,
+    read_checkpoint,
+)
+from fmnist.runs.folder import find_checkpoints, run_folder
+from fmnist.runs.settings import list_options, read_settings
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
     from fmnist.training.classifier import ImageClassifier
 
-NEED_DATA = ("validate", "test", "predict", "audit")  # verbs that take over the data of the run
+NEED_DATA = ("validate", "test", "predict", "audit")  # commands that take over the data of the checkpoint
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
+# The options whose values name code, and the settings below them that are only text
+NAME_CODE = ("data.source", "data.source.transform", "data.source.target_transform", "transform")
+MAY_NAME_CODE = ("model.network", "model.optimizer", "trainer")
+TEXT = ("default_root_dir", "dirpath", "save_dir", "filename", "monitor", "name")
 
 
 @dataclass(frozen=True)
 class Start:
-    """What is known before the options of a verb are read.
+    """What is known before the options of a command are read.
 
     Args:
-        verb: The verb.
-        words: What was typed after it; of an ensemble without its checkpoints.
+        command: The command.
+        argv: Its arguments; of an ensemble without its checkpoints.
         root: Folder that holds ``lightning_logs``.
         path: The checkpoint's file; empty if none is needed. Only a run to be continued may lack it.
         checkpoint: Its content; empty if there is none.
-        settings: What the verb takes over from the run of the checkpoint.
-        named: The code that the user has named.
+        data: The data settings of the checkpoint, as defaults of the command line.
+        planned: The trainer settings of the run to be continued; nothing for a checkpoint outside of a run.
+        named: The code that the user has named: import path by option.
         others: Of an ensemble the other members: checkpoints and their content.
     """
 
-    verb: str
-    words: list[str]
+    command: str
+    argv: list[str]
     root: Path
     path: Path = Path()
     checkpoint: Checkpoint = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    named: frozenset[str] = frozenset()
+    data: dict[str, Any] = field(default_factory=dict)
+    planned: dict[str, Any] | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
     others: tuple[Member, ...] = ()
 
     @property
@@ -64,59 +81,89 @@ class Start:
         """Epochs that the checkpoint has seen."""
         return int(self.checkpoint.get("epoch", -1)) + 1
 
+    @property
+    def network(self) -> NetworkFactory | None:
+        """What the user has named to make the network of the checkpoint; None for the MLP."""
+        return self._import("model.network")
+
+    @property
+    def transform(self) -> Any:
+        """What the user has named to be applied to each picture; None for nothing."""
+        return self._import("transform") or self._import("data.source.transform")
+
+    def _import(self, option: str) -> Any:
+        return import_code(self.named[option]) if option in self.named else None
+
     def has_typed(self, *options: str) -> bool:
-        """Tells whether one of these options was typed, or a setting of its value: ``--model.optimizer.lr``."""
-        names = [word.partition("=")[0].removesuffix("+") for word in self.words]
+        """Returns whether one of these options was typed, or a setting of its value: ``--model.optimizer.lr``."""
+        names = [word.partition("=")[0].removesuffix("+") for word in self.argv]
         return any(f"{name}.".startswith(f"{option}.") for name in names for option in options)
 
+    def make_model(self) -> "ImageClassifier":
+        """Makes the model that the checkpoint describes, without its weights."""
+        from fmnist.training.classifier import ImageClassifier
+
+        settings = self.checkpoint["hyper_parameters"]
+        network = choose_network(self.path, settings, self.network)
+        kept = {name: settings[name] for name in (*MLP_SETTINGS, "mean", "std", "class_names")}
+        return ImageClassifier(**kept, network=network)
+
     def announce(self, device: str) -> None:
-        """Says what is used, and where it is computed."""
-        wanted = any(word in ("-", "--output=-") for word in self.words)  # standard output is for predictions alone
+        """Prints what is used, and where it is computed."""
+        wanted = any(word in ("-", "--output=-") for word in self.argv)  # standard output is for predictions alone
         what = f"an ensemble of {len(self.members)}" if self.others else f"{self.path} (epoch {self.epochs})"
-        say(f"{self.verb}: {what} on {device}", sys.stderr if wanted else sys.stdout)
+        say(f"{self.command}: {what} on {device}", sys.stderr if wanted else sys.stdout)
 
     def load_weights(self, model: "ImageClassifier", trainer: "Trainer") -> None:
         """Gives a model the weights of the checkpoint, in the precision of the trainer; or the ensemble as network."""
         model.configure_model()
         if self.others:
-            model.network = load_members(self.members).network
+            model.network = load_members(self.members, self.network).network
         trainer.precision_plugin.convert_module(model)  # before the weights come, or 64 bits are cut to 32
         if not self.others:
             model.load_state_dict(self.checkpoint["state_dict"])
             model.typicality.state = self.checkpoint.get("typicality", {})
+            check_answer(self.path, model.trained())
         self.announce(name_device(trainer))
 
 
-def find_start(verb: str, words: list[str], path: Path | None = None) -> Start:
-    """Finds the checkpoint, reads it and the settings of its run.
+def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> Start:
+    """Finds and reads the checkpoint that a command is about.
 
     Args:
-        verb: The verb.
-        words: What was typed after it.
-        path: The checkpoint's file, where the words do not say which is meant.
+        command: The command.
+        argv: Its arguments.
+        path: The checkpoint's file, where the arguments do not say which is meant.
 
     Raises:
-        UserError: There is no such checkpoint, it is damaged, or it names code that has not been named.
+        UserError: There is no such checkpoint, it is damaged, or it was trained with code that has not been named.
     """
-    typed = scan(words)
-    root, fits = expand(typed.default_root_dir or "."), verb == "fit"
-    asks_for_help = {"-h", "--help"} & {*words} or any(word.startswith("--print_config") for word in words)
+    argv = [*argv]
+    typed = scan(argv)
+    root, fits = expand(typed.default_root_dir or "."), command == "fit"
+    asks_for_help = {"-h", "--help"} & {*argv} or any(word.startswith("--print_config") for word in argv)
     if not (path or typed.ckpt_path) and (fits or asks_for_help):
-        return Start(verb, words, root)
+        return Start(command, argv, root, named=typed.named)
     paths = [path] if path else _resolve(typed.ckpt_path, root, fits)
-    one = f"{verb} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
-    check(len(paths) == 1 or verb in TAKE_SEVERAL, one)
-    parts = SHARED_KEYS if fits else ("data",) if verb in NEED_DATA and not typed.images else ()
+    one = f"{command} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
+    check(len(paths) == 1 or command in TAKE_SEVERAL, one)
+    run = run_folder(paths[0])
+    planned = _read_config(run / "config.yaml").get("trainer") or {} if fits and run else None
+    if fits and run:  # before it is read, so that the network that it names is known
+        typed = scan(["--config", str(run / "config.yaml"), *argv])
+        argv = ["--config", str(run / "config.yaml"), *argv]
+    factory = import_code(typed.named["model.network"]) if "model.network" in typed.named else None
     try:
-        settings = read_run_settings(paths[0], parts, typed.named)
-        read = [read_checkpoint(path, typed.named, to_continue=fits) if path.is_file() else {} for path in paths]
-    except UntrustedError as error:
-        raise UserError(_ask_to_name(error, verb, words)) from error
+        read = [read_checkpoint(path, factory) if path.is_file() else {} for path in paths]
+        inherits = command in NEED_DATA and not typed.images
+        data = read_data_settings(read[0].get("FashionMNISTDataModule"), paths[0], typed.named) if inherits else {}
+    except CodeNotNamedError as error:
+        raise UserError(_ask_to_name(error, command, argv)) from error
     members = [*zip(paths, read, strict=True)]
     if len(members) > 1:
-        check_members(members, same_split=verb == "test")
-        words = _checkpoints().parse_known_args(words)[1]
-    return Start(verb, words, root, *members[0], settings, frozenset(typed.named), tuple(members[1:]))
+        check_members(members, same_split=command == "test")
+        argv = _checkpoints().parse_known_args(argv)[1]
+    return Start(command, argv, root, *members[0], data, planned, typed.named, tuple(members[1:]))
 
 
 def _checkpoints() -> argparse.ArgumentParser:
@@ -126,54 +173,72 @@ def _checkpoints() -> argparse.ArgumentParser:
     return scanner
 
 
-def scan(words: list[str]) -> argparse.Namespace:
-    """Finds the few settings that must be known before the words can be parsed, and the code that they name."""
+def scan(argv: Sequence[str]) -> argparse.Namespace:
+    """Finds the few settings that must be known before the arguments can be parsed, and the code that they name.
+
+    Code in the current folder can be imported from here on, if some is named.
+    """
     scanner = _checkpoints()
     scanner.add_argument("--images", nargs="*")
     scanner.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="default_root_dir")
     scanner.add_argument("-c", "--config", action="append", default=[])
     try:
-        typed = scanner.parse_known_args(words)[0]
+        typed = scanner.parse_known_args(argv)[0]
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from error
-    typed.named = {*_named_in_words(words)}
+    options: list[tuple[str, Any]] = []
     for config in typed.config:
-        try:
-            settings = read_settings(Path(config))
-        except OSError:
-            continue  # the real parser complains
-        except ValueError as error:
-            raise UserError(f"{config} is not a configuration: {str(error)[:200]}") from error
-        typed.named |= {name for _, name in named_code(settings)}
+        settings = _read_config(Path(config))
         check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
-        trainer = settings.get("trainer")
-        root = trainer.get("default_root_dir") if isinstance(trainer, dict) else None
+        options += list_options(settings)
+        root = dict(options).get("trainer.default_root_dir")
         if isinstance(root, str):  # the real parser complains of anything else
             typed.default_root_dir = typed.default_root_dir or root
-    find_code_here(typed.named)
+    options = [pair for pair in [*options, *_typed_options(argv)] if _names_code(pair[0])]
+    typed.named = {option: name for option, name in options if isinstance(name, str) and name not in ("", "null")}
+    find_code_here(name for _, name in options if isinstance(name, str))
     return typed
 
 
-def _named_in_words(words: list[str]) -> Iterator[str]:
-    """Yields what the user has typed, which is trusted: whole words, values, and names in values like ``{...}``."""
-    for word in words:
-        value = word.partition("=")[2] if word.startswith("--") and "=" in word else word
-        yield value
+def _read_config(path: Path) -> dict[str, Any]:
+    """Reads a configuration; nothing of one that cannot be opened, of which the real parser complains."""
+    try:
+        return read_settings(path)
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not a configuration: {str(error)[:200]}") from error
+
+
+def _typed_options(argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yields the options that were typed, with their values; of a value like ``{...}`` what is in it."""
+    for word, following in pairwise([*argv, ""]):
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else following
+        if not word.startswith("--") or not _names_code(name := name.removesuffix("+")):
+            continue
         if value.startswith(("{", "[")):
             try:
-                yield from (name for _, name in named_code(yaml.safe_load(value)))
+                yield from list_options(yaml.safe_load(value), name)
             except yaml.YAMLError:
                 continue  # the real parser complains
+        else:
+            yield name, value
 
 
-def _ask_to_name(error: UntrustedError, verb: str, words: list[str]) -> str:
+def _names_code(option: str) -> bool:
+    """Returns whether the value of an option is the import path of a class or a function."""
+    may = any(f"{option}.".startswith(f"{known}.") for known in MAY_NAME_CODE)
+    return option in NAME_CODE or (may and option.rpartition(".")[2] not in TEXT)
+
+
+def _ask_to_name(error: CodeNotNamedError, command: str, argv: list[str]) -> str:
     """Returns the line that says how to go on, with the command to copy."""
-    whole = verb == "fit" or any(setting.startswith("trainer") for setting, _ in error.foreign)
-    typed = [*words, *(word for setting, name in error.foreign for word in (f"--{setting}", name))]
-    if whole and error.path.suffix == ".yaml":
-        typed = ["--config", str(error.path), *words]  # what is typed after it wins
-    command = shlex.join(["python", "-m", "fmnist", verb, *typed])
-    return f"{error.path} names {error.names}; if you trust that code, name it yourself: {command}"
+    options = {**error.code, **error.settings}
+    values = (value if isinstance(value, str) else json.dumps(value) for value in options.values())
+    typed = [word for name, value in zip(options, values, strict=True) for word in (f"--{name}", value)]
+    line = shlex.join(["python", "-m", "fmnist", command, *argv, *typed])
+    return f"{error.path} was trained with {error.names}; if you trust that code, name it yourself: {line}"
 
 
 def _resolve(specs: list[str], root: Path, to_continue: bool) -> list[Path]:

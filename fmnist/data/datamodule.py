@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fmnist.data.augment import random_flip, random_shift
 from fmnist.data.sampler import EpochSampler
+from fmnist.data.saved import describe_data
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
 from fmnist.data.split import check_fold, digest_split, hold_out
@@ -102,9 +103,10 @@ class FashionMNISTDataModule(LightningDataModule):
         return round(mean.item(), 4), round(std.item(), 4) or 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns, for the checkpoint, the epoch that a continued training begins with, and what was split."""
+        """Returns, for the checkpoint, the epoch that a continued training begins with, and what the data was."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
-        return {"epoch": epoch, "split": self.split_digest, "trained_on": self.trained_on}
+        known = {"split": self.split_digest, "trained_on": self.trained_on, "data": describe_data(self)}
+        return {"epoch": epoch, **known}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""

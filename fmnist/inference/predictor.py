@@ -67,13 +67,13 @@ def load(
 
     Raises:
         UserError: The file is not a checkpoint of fmnist, or several do not fit together.
-        UntrustedError: It names a network that has not been given.
+        CodeNotNamedError: Its network is not the MLP, and has not been given.
         OSError: The file cannot be read.
     """
     named = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
     check(len(named) > 0, "load() was given an empty list: name a checkpoint or a run")
     paths = find_checkpoints([str(one) for one in named], Path())
-    members = [(path, read_checkpoint(path, network=network)) for path in paths]
+    members = [(path, read_checkpoint(path, network)) for path in paths]
     if len(members) > 1:
         check_members(members, same_split=False)
     conversion = members[0][1].get("conversion")
@@ -160,8 +160,8 @@ class Predictor:
         missing = self.description.get("transform") if self.transform is None else None
         check(
             not missing,
-            f"in training each picture went through the transform {missing}: give it, in Python as "
-            f"load(checkpoint, transform=...), on the command line with --config and the config.yaml of the run",
+            f"in training each picture went through the transform {missing}: if you trust that code, give it, "
+            f"in Python as load(checkpoint, transform=...), on the command line with --transform {missing}",
         )
 
     def _convert(self, picture: Any) -> Converted:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fmnist.errors import UserError, check
 from fmnist.model.mlp import MLP, PixelNormalization, check_pixels
 from fmnist.model.typicality import LastInput, Typicality
-from fmnist.names import describe_code, import_code
+from fmnist.names import describe_code
 
 FIRST_CONVERSION = {"name": "photo", "transform": None}  # of pictures, in checkpoints that do not say
 PART = 500  # images that are judged at once
@@ -157,20 +157,6 @@ def describe_network(factory: NetworkFactory | None) -> Any:
         raise UserError(f"model.network: {made!r} has no name: give a class or a function of a module")
     check(_is_plain(settings), f"model.network: the settings of {path} are no plain values: numbers, texts, lists")
     return {"class_path": path, "init_args": dict(settings)} if isinstance(made, type) else path
-
-
-def import_network(described: Any) -> NetworkFactory | None:
-    """Returns what ``describe_network`` wrote down; it imports the module, and so runs its code.
-
-    Raises:
-        UserError: There is no such class or function.
-    """
-    if described is None:
-        return None
-    if isinstance(described, str):
-        made: NetworkFactory = import_code(described)
-        return made
-    return partial(import_code(described["class_path"]), **described.get("init_args") or {})
 
 
 def _is_plain(value: Any) -> bool:

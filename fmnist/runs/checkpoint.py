@@ -3,7 +3,7 @@
 import inspect
 import json
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fmnist.errors import UserError, check
 from fmnist.files import digest_file
 from fmnist.model.ensemble import Ensemble
-from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel, build_network, import_network
-from fmnist.runs.settings import UntrustedError, drop_retired, find_foreign
+from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel, build_network
+from fmnist.names import CodeNotNamedError
 
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
@@ -25,33 +25,47 @@ MAX_ENTRIES = 10_000  # of an archive; a checkpoint has one for each tensor
 KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
 
 
-def read_checkpoint(
-    path: Path, asked: Collection[str] = (), network: NetworkFactory | None = None, to_continue: bool = False
-) -> Checkpoint:
+def read_checkpoint(path: Path, network: NetworkFactory | None = None) -> Checkpoint:
     """Loads a checkpoint.
 
     Args:
         path: An existing file.
-        asked: Code that the user has named, which is trusted.
         network: The class or function that the network was made by, if it is not the MLP.
-        to_continue: The optimizer will be used as well, so it must be one that is trusted.
 
     Returns:
         What Lightning saved; at least ``state_dict``, ``hyper_parameters`` and ``epoch``.
 
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
-        UntrustedError: It names code that nobody has named.
+        CodeNotNamedError: Its network is not the MLP, and has not been given.
     """
     checkpoint = read_values(path)
     settings = checkpoint["hyper_parameters"]
-    used = {name: settings.get(name) for name in ("network", "optimizer")[: 1 + to_continue]}
-    foreign = find_foreign("model", {} if network else used, asked)
-    if foreign:
-        raise UntrustedError(path, foreign)
+    factory = choose_network(path, settings, network)
     with _one_line(path):
-        check_weights(checkpoint["state_dict"], settings, network)
+        check_weights(checkpoint["state_dict"], settings, factory)
     return checkpoint
+
+
+def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory | None) -> NetworkFactory | None:
+    """Returns what makes the network of a checkpoint; None for the MLP.
+
+    Args:
+        path: The checkpoint's file.
+        settings: Its hyper-parameters. The name of a network in there is only compared and shown, never imported.
+        given: The class or function that the user has named.
+
+    Raises:
+        CodeNotNamedError: None was named, and the network is not the MLP.
+    """
+    described = settings.get("network")
+    if described is None:
+        return None
+    if given is None:
+        name = described.get("class_path") if isinstance(described, dict) else described
+        raise CodeNotNamedError(path, {"model.network": str(name)})
+    arguments = described.get("init_args") if isinstance(described, dict) else None
+    return partial(given, **arguments) if inspect.isclass(given) and isinstance(arguments, dict) else given
 
 
 def read_values(path: Path) -> Checkpoint:
@@ -66,7 +80,7 @@ def read_values(path: Path) -> Checkpoint:
         settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
         known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
     check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
-    return {**checkpoint, "hyper_parameters": drop_retired("model", settings)}
+    return {**checkpoint, "hyper_parameters": {name: value for name, value in settings.items() if name[:1] != "_"}}
 
 
 def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | None = None) -> TrainedModel:
@@ -77,18 +91,25 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
         checkpoint: What ``read_checkpoint`` returned.
         network: As there.
     """
-    settings = checkpoint["hyper_parameters"]
-    built, typicality = _build(settings, network), checkpoint.get("typicality") or {}
+    settings, typicality = checkpoint["hyper_parameters"], checkpoint.get("typicality") or {}
+    built = build_network(settings, choose_network(path, settings, network))
     with _one_line(path):
         _check_tensors(typicality)
         model = TrainedModel(built, settings["class_names"], typicality).eval()
         model.load_state_dict(checkpoint["state_dict"])
-        if typicality:
-            with torch.inference_mode():
-                _, share = model.judge(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
-            if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
-                raise ValueError("its typicality makes no sense")
+    check_answer(path, model)
     return model
+
+
+def check_answer(path: Path, model: TrainedModel) -> None:
+    """Refuses a model that answers a black image with something that is no probability, or no typicality."""
+    device = model.temperature.device
+    with _one_line(path), torch.inference_mode():
+        probabilities, share = model.judge(torch.zeros(1, 1, 28, 28, dtype=torch.uint8, device=device))
+        if not probabilities.isfinite().all():
+            raise ValueError("its network gives no probabilities")
+        if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
+            raise ValueError("its typicality makes no sense")
 
 
 def load_members(members: Sequence[Member], network: NetworkFactory | None = None) -> TrainedModel:
@@ -181,16 +202,8 @@ def _sketch(settings: dict[str, Any], network: NetworkFactory | None) -> nn.Modu
     """Builds the network without memory for its weights, or as it is if it cannot be built like that."""
     try:
         with torch.device("meta"):
-            return _build(settings, network)
+            return build_network(settings, network)
     except Exception:
-        if not settings.get("network"):  # what is not the user's own code can be, or is hostile
+        if network is None:  # the MLP can always be built like that, if its settings make sense
             raise
-        return _build(settings, network)
-
-
-def _build(settings: dict[str, Any], network: NetworkFactory | None) -> nn.Module:
-    described = settings.get("network")
-    made: Any = network  # a class or a function
-    if inspect.isclass(made) and isinstance(described, dict):
-        made = partial(made, **described["init_args"])
-    return build_network(settings, made or import_network(described))
+        return build_network(settings, network)

@@ -1,6 +1,8 @@
 """Where labelled images come from. ``data.source`` names one of these classes."""
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -11,6 +13,19 @@ class Source(ABC):
     class_names: list[str]
     pixels: tuple[float, float] | None = None
     """Mean and standard deviation of the training pixels, from 0 to 1, where they are published."""
+    _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keeps the arguments, whatever the class makes of them: a checkpoint says with which it was trained."""
+        source = super().__new__(cls)
+        source._given = (args, kwargs)
+        return source
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the arguments that this source was made with, by their names."""
+        args, kwargs = self._given
+        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+        return dict([*bound.arguments.items()][1:])
 
     def describe_conversion(self) -> dict[str, str | None]:
         """Says, in plain values, how pictures become images like those of this source.

@@ -1,0 +1,135 @@
+"""What a checkpoint says of the data that it was trained on: plain values, from which only known classes are built."""
+
+import inspect
+import json
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from fmnist.data.sources.source import Source
+from fmnist.errors import check
+from fmnist.files import expand
+from fmnist.names import CodeNotNamedError, describe_code, import_code
+
+# The only classes that the name of a source in a checkpoint stands for
+SOURCES = {
+    "FashionMNIST": "fmnist.data.sources.fashion_mnist.FashionMNIST",
+    "ImageFolder": "fmnist.data.sources.folder.ImageFolder",
+    "CSV": "fmnist.data.sources.table.CSV",
+    "Parquet": "fmnist.data.sources.parquet.Parquet",
+    "TorchVision": "fmnist.data.sources.mnist.TorchVision",
+}
+SPLIT = {  # settings of the data module that decide which images are validated on, and how classes are called
+    "val_size": int | float,
+    "split_seed": int,
+    "class_map": dict[str, str],
+    "fold": str | None,
+}
+
+
+def describe_data(data: Any) -> dict[str, Any]:
+    """Describes as plain values the source of a data module, and how it splits and names what it reads."""
+    return {**{name: getattr(data, name) for name in SPLIT}, "source": describe_source(data.source)}
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """Describes a source as plain values.
+
+    Returns:
+        ``name``, which is a key of ``SOURCES`` or the import path of another class; ``settings``, the arguments that it
+        was given; and ``code``, the import paths of those that are functions, classes or other objects.
+    """
+    path = describe_code(type(source)) or "?"
+    name = next((name for name, known in SOURCES.items() if known == path), path)
+    settings, code = dict[str, Any](), dict[str, str]()
+    for key, value in source.arguments().items():
+        try:
+            settings[key] = json.loads(json.dumps(value, default=_as_text))
+        except TypeError:
+            code[key] = describe_code(value) or "?"
+    return {"name": name, "settings": settings, "code": code}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError
+
+
+def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict[str, Any]:
+    """Reads the data settings of a checkpoint as defaults of the command line.
+
+    Args:
+        saved: What ``FashionMNISTDataModule.state_dict`` returned in training.
+        path: The checkpoint's file.
+        named: The code that the user has named: import path by option, such as ``data.source``.
+
+    Returns:
+        Values by option, such as ``data.val_size``; ``data.source`` as ``class_path`` and ``init_args``.
+
+    Raises:
+        UserError: The checkpoint does not say what data it was trained on, or something that makes no sense.
+        CodeNotNamedError: The source, or a function that it was given, has to be named by the user.
+    """
+    found: Any = saved.get("data") if isinstance(saved, dict) else None
+    if not isinstance(found, dict):
+        missing = f"{path} does not say what data it was trained on: name it, with --data.source, or train again"
+        check("data.source" in named, missing)
+        return {}
+    defaults = {f"data.{key}": found[key] for key in SPLIT if _fits(found.get(key, ...), SPLIT[key])}
+    check(len(defaults) == len(SPLIT), f"{path} is damaged: what it says of its validation images makes no sense")
+    source: Any = found.get("source")
+    damaged = f"{path} is damaged: what it says of its data makes no sense"
+    check(isinstance(source, dict) and _fits(source.get("name"), str), damaged)
+    for part in ("settings", "code"):
+        options = source.get(part)
+        check(isinstance(options, dict) and all(str(key).isidentifier() for key in options), damaged)
+    known, chosen = source["name"] in SOURCES, named.get("data.source", "")
+    if chosen and chosen.rpartition(".")[2] != source["name"].rpartition(".")[2]:
+        return defaults  # the user takes other data
+    code = {f"data.source.{key}": str(value) for key, value in source["code"].items()}
+    code |= {} if known else {"data.source": source["name"]}
+    missing = {option: name for option, name in sorted(code.items()) if option not in named}
+    if missing:
+        more = {} if known else {f"data.source.{key}": value for key, value in source["settings"].items()}
+        raise CodeNotNamedError(path, missing, more)
+    return {**defaults, "data.source": _read_source(source, path)} if known else defaults
+
+
+def _read_source(source: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Checks the settings of a known source: each a parameter of the class, of its type, and no code."""
+    made = import_code(SOURCES[source["name"]])
+    hints = get_type_hints(made.__init__)
+    for key, value in source["settings"].items():
+        right = key in hints and key != "return" and _fits(value, hints[key])
+        check(right, f"{path} is damaged: its data has the setting {str(key)[:40]!r} with {str(value)[:40]!r}")
+    parameters = [*inspect.signature(made.__init__).parameters.values()][1:]
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    check({*required} <= source["settings"].keys(), f"{path} is damaged: its data lacks {', '.join(required)}")
+    settings = {name: value for name, value in source["settings"].items() if not _fills(made.__name__, name, value)}
+    return {"class_path": f"fmnist.{source['name']}", "init_args": settings}
+
+
+def _fills(source: str, name: str, value: Any) -> bool:
+    """Returns whether a setting would have a data set put into a folder elsewhere, which a stranger may have chosen."""
+    if (source, name) not in (("FashionMNIST", "root"), ("TorchVision", "folder")):
+        return False
+    folder = expand(value)
+    inside = not folder.is_absolute() and ".." not in folder.parts
+    return not inside and not any(path.is_dir() for path in folder.glob("*MNIST"))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns whether a plain value is of a type; no value is of the type of a function or a class."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(value is part or (type(value) is type(part) and value == part) for part in parts)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+    plain = hint in (bool, int, float, str, type(None))
+    return plain and (type(value) is hint or (hint is float and type(value) is int))
