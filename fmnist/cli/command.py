@@ -186,8 +186,9 @@ class Command(LightningCLI):
         """
         for part in ("network", "optimizer"):
             saved, chosen = kept[part], given[part]
-            path = _name(chosen) and describe_code(import_code(_name(chosen)))
-            what = f"{self.start.path} was trained with model.{part} {_name(saved)}, here is {_name(chosen)}"
+            named = _name(chosen)
+            path = describe_code(import_code(named) if isinstance(named, str) else named) if named else None
+            what = f"{self.start.path} was trained with model.{part} {_name(saved)}, here is {named}"
             check(_name(saved) == path, f"{what}: a run goes on with its own")
             for name in _settings(saved).keys() & _settings(chosen).keys():
                 is_, was = _plain(_settings(saved)[name]), _plain(_settings(chosen)[name])
