@@ -84,7 +84,8 @@ class Start:
     @property
     def network(self) -> NetworkFactory | None:
         """What the user has named to make the network of the checkpoint; None for the MLP."""
-        return self._import("model.network")
+        network: NetworkFactory | None = self._import("model.network")
+        return network
 
     @property
     def transform(self) -> Any:

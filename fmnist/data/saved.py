@@ -74,8 +74,8 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
     """
     found: Any = saved.get("data") if isinstance(saved, dict) else None
     if not isinstance(found, dict):
-        missing = f"{path} does not say what data it was trained on: name it, with --data.source, or train again"
-        check("data.source" in named, missing)
+        silent = f"{path} does not say what data it was trained on: name it, with --data.source, or train again"
+        check("data.source" in named, silent)
         return {}
     defaults = {f"data.{key}": found[key] for key in SPLIT if _fits(found.get(key, ...), SPLIT[key])}
     check(len(defaults) == len(SPLIT), f"{path} is damaged: what it says of its validation images makes no sense")

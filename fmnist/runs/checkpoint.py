@@ -65,7 +65,11 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
         name = described.get("class_path") if isinstance(described, dict) else described
         raise CodeNotNamedError(path, {"model.network": str(name)})
     arguments = described.get("init_args") if isinstance(described, dict) else None
-    return partial(given, **arguments) if inspect.isclass(given) and isinstance(arguments, dict) else given
+    made: Any = given  # a class or a function
+    if inspect.isclass(made) and isinstance(arguments, dict):
+        made = partial(made, **arguments)
+    factory: NetworkFactory = made
+    return factory
 
 
 def read_values(path: Path) -> Checkpoint:
