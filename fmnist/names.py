@@ -16,13 +16,11 @@ class CodeNotNamedError(UserError):
     Args:
         path: The checkpoint's file.
         code: The option for each class or function, and its import path.
-        settings: More options that the named class needs.
     """
 
-    def __init__(self, path: Path, code: Mapping[str, str], settings: Mapping[str, Any] = {}) -> None:
+    def __init__(self, path: Path, code: Mapping[str, str]) -> None:
         self.path = path
         self.code = code
-        self.settings = settings
         self.names = ", ".join(code.values())
         options = " ".join(f"--{option} {name}" for option, name in code.items())
         super().__init__(f"{path} was trained with {self.names}: if you trust that code, name it, with {options}")

@@ -235,9 +235,7 @@ def _names_code(option: str) -> bool:
 
 def _ask_to_name(error: CodeNotNamedError, command: str, argv: list[str]) -> str:
     """Returns the line that says how to go on, with the command to copy."""
-    options = {**error.code, **error.settings}
-    values = (value if isinstance(value, str) else json.dumps(value) for value in options.values())
-    typed = [word for name, value in zip(options, values, strict=True) for word in (f"--{name}", value)]
+    typed = [word for option, name in error.code.items() for word in (f"--{option}", name)]
     line = shlex.join(["python", "-m", "fmnist", command, *argv, *typed])
     return f"{error.path} was trained with {error.names}; if you trust that code, name it yourself: {line}"
 

@@ -88,27 +88,27 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
     known, chosen = source["name"] in SOURCES, named.get("data.source", "")
     if chosen and chosen.rpartition(".")[2] != source["name"].rpartition(".")[2]:
         return defaults  # the user takes other data
-    code = {f"data.source.{key}": str(value) for key, value in source["code"].items()}
-    code |= {} if known else {"data.source": source["name"]}
-    missing = {option: name for option, name in sorted(code.items()) if option not in named}
+    code = {} if known else {"data.source": source["name"]}
+    code |= {f"data.source.{key}": str(value) for key, value in sorted(source["code"].items())}
+    missing = {option: name for option, name in code.items() if option not in named}
     if missing:
-        more = {} if known else {f"data.source.{key}": value for key, value in source["settings"].items()}
-        raise CodeNotNamedError(path, missing, more)
-    return {**defaults, "data.source": _read_source(source, path)} if known else defaults
+        raise CodeNotNamedError(path, missing)
+    class_path = f"fmnist.{source['name']}" if known else chosen
+    made = import_code(SOURCES[source["name"]] if known else chosen)
+    return {**defaults, "data.source": {"class_path": class_path, "init_args": _read_source(source, made, path)}}
 
 
-def _read_source(source: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Checks the settings of a known source: each a parameter of the class, of its type, and no code."""
-    made = import_code(SOURCES[source["name"]])
+def _read_source(source: Mapping[str, Any], made: Any, path: Path) -> dict[str, Any]:
+    """Returns the settings of a source: each a parameter of its class, of the type that it has there, and no code."""
     hints = get_type_hints(made.__init__)
-    for key, value in source["settings"].items():
-        right = key in hints and key != "return" and _fits(value, hints[key])
-        check(right, f"{path} is damaged: its data has the setting {str(key)[:40]!r} with {str(value)[:40]!r}")
-    parameters = [*inspect.signature(made.__init__).parameters.values()][1:]
-    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-    check({*required} <= source["settings"].keys(), f"{path} is damaged: its data lacks {', '.join(required)}")
-    settings = {name: value for name, value in source["settings"].items() if not _fills(made.__name__, name, value)}
-    return {"class_path": f"fmnist.{source['name']}", "init_args": settings}
+    settings = {key: value for key, value in source["settings"].items() if key in hints and _fits(value, hints[key])}
+    if source["name"] in SOURCES:
+        odd = {key: value for key, value in source["settings"].items() if key not in settings}
+        check(not odd, f"{path} is damaged: its data has the settings {str(odd)[:80]}")
+        parameters = [*inspect.signature(made.__init__).parameters.values()][1:]
+        lacking = [p.name for p in parameters if p.default is p.empty and p.name not in settings]
+        check(not lacking, f"{path} is damaged: its data lacks {', '.join(lacking)}")
+    return {key: value for key, value in settings.items() if not _fills(made.__name__, key, value)}
 
 
 def _fills(source: str, name: str, value: Any) -> bool:
