@@ -1,5 +1,6 @@
 """Everything that matplotlib draws."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 SAMPLES = 12  # images of each class in a picture
+# Fonts of names, the first that has a letter: matplotlib's own, then those of systems for Chinese, Japanese and Korean
+FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC"]
 
 
 def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") -> None:
@@ -39,7 +42,7 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
     figure.savefig(file, format=format, dpi=100, transparent=format == "svg")
 
 
-def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> str:
+def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> bool:
     """Draws the first images of every class, a class a row, as the network sees them: light on black.
 
     Args:
@@ -49,52 +52,23 @@ def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: P
         path: The PNG file to write.
 
     Returns:
-        The letters of the names that no font of this machine has: they are drawn as boxes.
+        Whether all letters of the names could be drawn; those that none of the ``FONTS`` has become boxes.
     """
     from matplotlib.figure import Figure
 
-    fonts, missing = _find_fonts("".join(class_names))
     figure = Figure(figsize=(8, 0.62 * len(class_names)), layout="constrained")
     rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
     for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
         first = images[labels == label][:SAMPLES, 0]
         axes.imshow(first.transpose(0, 1).flatten(1).numpy(), cmap="gray", vmin=0, vmax=255)  # (28, 28 * SAMPLES)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", family=fonts, parse_math=False)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", family=FONTS, parse_math=False)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the caller says so, once
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no machine has all of them
+    with warnings.catch_warnings(record=True) as missing:
+        warnings.simplefilter("always")
         figure.savefig(path, format="png", dpi=120, bbox_inches="tight")
-    return missing
-
-
-def _find_fonts(text: str) -> tuple[list[str], str]:
-    """Finds fonts that have the letters of a text together, matplotlib's own first.
-
-    Returns:
-        Their names, and the letters that none of this machine's fonts has.
-    """
-    from matplotlib.font_manager import findfont, fontManager
-    from matplotlib.ft2font import FT2Font
-
-    def lacks(path: str, letters: set[str]) -> set[str]:
-        try:
-            known = FT2Font(path).get_charmap()
-        except (OSError, RuntimeError):  # matplotlib's list of fonts may be older than the fonts
-            known = {}
-        return {letter for letter in letters if ord(letter) not in known}
-
-    fonts = ["DejaVu Sans"]
-    missing = lacks(findfont(fonts[0]), {letter for letter in text if letter.isprintable()})
-    while missing:
-        others = [font for font in fontManager.ttflist if font.name not in fonts and "Last Resort" not in font.name]
-        left = {font.name: lacks(font.fname, missing) for font in others}  # the last resort has a box for everything
-        best = min(left, key=lambda name: (len(left[name]), name), default="")
-        if not best or left[best] == missing:
-            break
-        fonts.append(best)
-        missing = left[best]
-    return fonts, "".join(sorted(missing))
+    return not missing
 
 
 def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format: str = "png") -> None:

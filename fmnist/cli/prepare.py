@@ -63,10 +63,10 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
         picture = expand(show)
         picture.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(picture) as part_file:
-            missing = draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
+            complete = draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
         print(f"written: {show}")
-        if missing:
-            print(f"notice: no font of this machine has {missing[:20]}: install one that does, such as Noto Sans CJK")
+        if not complete:
+            print("notice: this machine has no font for some letters of the names: install one, such as Noto Sans CJK")
 
 
 def count_duplicates(train: Tensor, test: Tensor) -> tuple[int, int, int]:

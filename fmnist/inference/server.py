@@ -11,16 +11,14 @@ import hmac
 import json
 import os
 import socket
-import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
 import anyio
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -93,14 +91,12 @@ def make_app(predictor: Predictor, origin: str, token: str | None = None) -> Fas
         """Tells that the model is loaded."""
         return {"status": "ok"}
 
-    app.middleware("http")(desk.measure)
-    app.add_api_route("/metrics", desk.metrics, response_class=PlainTextResponse)
     app.add_api_route("/predict", desk.predict, methods=["POST"])
     return app
 
 
 class _Desk:
-    """Answers requests, and counts them.
+    """Answers requests for predictions.
 
     Args:
         predictor: The model.
@@ -110,27 +106,8 @@ class _Desk:
     def __init__(self, predictor: Predictor, token: str | None) -> None:
         self.predictor = predictor
         self.token = token
-        self.codes: Counter[int] = Counter()
-        self.seconds = 0.0
         self.busy = 0
         self.threads = anyio.CapacityLimiter(os.cpu_count() or 1)
-
-    async def measure(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Counts the requests for predictions, and their time."""
-        started = time.perf_counter()
-        response = await answer(request)
-        if request.url.path == "/predict":
-            self.codes[response.status_code] += 1
-            self.seconds += time.perf_counter() - started
-        return response
-
-    async def metrics(self) -> str:
-        """Requests and seconds of ``/predict``, as Prometheus reads them."""
-        lines = [f'fmnist_requests_total{{code="{code}"}} {count}' for code, count in sorted(self.codes.items())]
-        sums = [f"fmnist_request_seconds_sum {self.seconds:.6f}"]
-        sums.append(f"fmnist_request_seconds_count {self.codes.total()}")
-        kinds = ("# TYPE fmnist_requests_total counter", "# TYPE fmnist_request_seconds summary")
-        return "\n".join([kinds[0], *lines, kinds[1], *sums, ""])
 
     async def predict(
         self, request: Request, top_k: int | None = None, note: bool = False, seen: bool = False
