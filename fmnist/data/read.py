@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 from torch import Tensor
 
+from fmnist.data.jpeg import check_scans, count_scans
 from fmnist.data.photos import MAX_PIXELS, WORKING_SIDE, Conversion, Converted, PictureError, check_size, convert
 from fmnist.errors import UserError, check
 
@@ -39,7 +40,8 @@ def read_picture(
         conversion: See ``convert``.
 
     Raises:
-        PictureError: It is no picture, is damaged, or is larger than 50 million pixels or 200 MB.
+        PictureError: It is no picture, is damaged, is larger than 50 million pixels or 200 MB, or is a JPEG that
+            takes too long.
     """
 
     def change(picture: Image.Image) -> Converted:
@@ -90,7 +92,9 @@ def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
 
 def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
     try:
+        scans = count_scans(file)
         with Image.open(file, formats=FORMATS) as picture:
+            check_scans(picture, scans)
             picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
             check_size(picture)
             _trim_exif(picture)
