@@ -165,12 +165,12 @@ def _flatten(node: Any, prefix: str = "") -> Row:
 def write(rows: list[Row], style: str) -> str:
     """Writes rows in one of the ``FORMATS``."""
     if style == "json":
-        text = json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True)
-        return "\n".join(map(plain, text.split("\n")))
+        lines = json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True).split("\n")
+        return "\n".join(map(plain, lines))
     if style == "csv":
         text = io.StringIO()
-        lines = [[*rows[0]], *(row.values() for row in rows)]
-        csv.writer(text, lineterminator="\n").writerows(map(table_cell, line) for line in lines)
+        table = [[*rows[0]], *(row.values() for row in rows)]
+        csv.writer(text, lineterminator="\n").writerows(map(table_cell, line) for line in table)
         return text.getvalue().rstrip("\n")
     rows = [_join(row) for row in rows]
     rows = [_shorten(row) for row in rows] if style == "text" else rows

@@ -97,6 +97,7 @@ def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Conver
             check_scans(picture, scans)
             picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
             check_size(picture)
+            _check_tiles(picture)
             _trim_exif(picture)
             return change(picture)
     except (PictureError, UserError):
@@ -110,6 +111,14 @@ def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Conver
         if isinstance(error, UnidentifiedImageError):
             raise PictureError("is not a picture that can be read") from error
         raise PictureError(f"is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from error
+
+
+def _check_tiles(picture: Image.Image) -> None:
+    """Refuses a TIFF whose tiles are larger than a picture may be: each is decoded whole, however small the picture."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    pixels = tags.get(ExifTags.Base.TileWidth, 0) * tags.get(ExifTags.Base.TileLength, 0)
+    if pixels > MAX_PIXELS:
+        raise PictureError(f"has tiles of more than {MAX_PIXELS // 1_000_000} million pixels")
 
 
 def _trim_exif(picture: Image.Image) -> None:

@@ -196,7 +196,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _check_events(text: str) -> None:
     """Refuses what grows when it is built: deep nesting, aliases that multiply, merge keys, tags, long numbers."""
-    total, opened, sizes = 0, list[tuple[str, int]](), dict[str, int]()  # values, so far and of each anchor
+    total, opened, sizes = 0, list[tuple[str | None, int]](), dict[str | None, int]()  # values, so far and of each anchor
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             total += sizes.get(event.anchor, MAX_NODES)  # an anchor that is still open is a circle
@@ -205,10 +205,11 @@ def _check_events(text: str) -> None:
             sizes[anchor] = total - before
         elif isinstance(event, yaml.NodeEvent):
             _check_node(event)
-            sizes.pop(event.anchor, None)  # given a second time
-            opened += [(event.anchor, total)] * isinstance(event, yaml.CollectionStartEvent)
+            sizes[event.anchor] = 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                del sizes[event.anchor]  # until it ends
+                opened.append((event.anchor, total))
             total += 1
-            sizes |= {event.anchor: 1} if isinstance(event, yaml.ScalarEvent) else {}
         if len(opened) > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
         if total >= MAX_NODES:
