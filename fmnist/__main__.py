@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fmnist import __version__
 from fmnist.errors import PlaceError, UserError
+from fmnist.text import plain
 
 # Each verb with its file in cli/ and what it does
 VERBS = {
@@ -113,7 +114,7 @@ verbs:
 def _complain(message: str, of_place: bool = False) -> int:
     if os.environ.get("FMNIST_DEBUG"):
         raise
-    print(f"fmnist: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"fmnist: error: {plain(' '.join(message.split()))}", file=sys.stderr)
     return int(os.environ.get("FMNIST_PLACE_CODE", 2)) if of_place else 2  # a sweep asks its trainings
 
 

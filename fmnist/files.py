@@ -76,6 +76,26 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_bytes(path: Path, most: int) -> bytes:
+    """Reads a regular file.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        ValueError: It is something else than a file, or is larger.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a file")  # reading a pipe might never end
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path.name} is larger than {most // 1_000_000} MB")
+    return content
+
+
 def read_text(path: Path) -> str:
     """Reads a small text file.
 
@@ -83,10 +103,4 @@ def read_text(path: Path) -> str:
         OSError: There is no such file, or it cannot be read.
         ValueError: It is not text, or is larger than 1 MB.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name} is not a file")  # reading a pipe might never end
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_BYTES // 1_000_000} MB")
-    return content.decode("utf-8")
+    return read_bytes(path, MAX_BYTES).decode("utf-8")

@@ -25,6 +25,7 @@ from fmnist.runs.checkpoint import load_model
 from fmnist.runs.folder import ended_mark, newest_run
 from fmnist.runs.settings import SHARED_KEYS, read_settings
 from fmnist.runs.tables import percent
+from fmnist.text import plain
 
 EXAMPLE = "fmnist audit lightning_logs/folds"
 SWEEP = "python -m fmnist sweep configs/sweeps/folds.yaml"
@@ -191,4 +192,4 @@ def _report(judged: Judged, accuracies: list[float], folder: Path) -> None:
 
 def _line(row: Row) -> str:
     given, predicted = (f"{row[kind]} {percent(row[f'p({kind})'])}" for kind in ("given", "predicted"))
-    return f"  {name_image(row)}: given {given}, predicted {predicted}".encode(errors="backslashreplace").decode()
+    return plain(f"  {name_image(row)}: given {given}, predicted {predicted}")

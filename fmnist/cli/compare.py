@@ -17,6 +17,7 @@ from fmnist.files import read_text
 from fmnist.runs.folder import LOGS, ended_mark, lock, newest_run, read_name, spell
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
+from fmnist.text import plain, table_cell
 
 EXAMPLE = "fmnist compare --format markdown"
 FORMATS = ("text", "markdown", "csv", "json")
@@ -37,7 +38,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     check(options.folder.is_dir(), f"{options.folder}: there is no such folder; name one that holds runs")
     rows = compare(options.folder)
     check(bool(rows), f"{options.folder} holds no runs: name a folder with version_N in it")
-    print(write(rows, options.format).encode(errors="backslashreplace").decode())
+    print(write(rows, options.format))
 
 
 def compare(folder: Path) -> list[Row]:
@@ -164,10 +165,12 @@ def _flatten(node: Any, prefix: str = "") -> Row:
 def write(rows: list[Row], style: str) -> str:
     """Writes rows in one of the ``FORMATS``."""
     if style == "json":
-        return json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True)
+        lines = json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True).split("\n")
+        return "\n".join(map(plain, lines))
     if style == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([[*rows[0]], *(row.values() for row in rows)])
+        table = [[*rows[0]], *(row.values() for row in rows)]
+        csv.writer(text, lineterminator="\n").writerows(map(table_cell, line) for line in table)
         return text.getvalue().rstrip("\n")
     rows = [_join(row) for row in rows]
     rows = [_shorten(row) for row in rows] if style == "text" else rows
@@ -211,6 +214,5 @@ def _shorten(row: Row) -> Row:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)  # nothing that commands a terminal
+    text = f"{value:.4g}" if isinstance(value, float) else plain(" ".join(str(value).split()))
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

@@ -54,7 +54,8 @@ def test_ensemble(
     }
     fast: bool = trainer.fast_dev_run  # type: ignore[attr-defined]
     written = [] if fast else _write(output or claim_ensemble(start.root), metrics, model, data)
-    say("\n".join([*class_table(metrics), "", *member_table(metrics), *headline(metrics), *written]))
+    for line in (*class_table(metrics), "", *member_table(metrics), *headline(metrics), *written):
+        say(line)
 
 
 def _test(trainer: Trainer, model: ImageClassifier, **images: Any) -> Tested:

@@ -58,7 +58,8 @@ def test(
         "seconds": round(time.monotonic() - began, 3),
     }
     written = [] if trainer.fast_dev_run else _write(start, metrics, model, data)  # type: ignore[attr-defined]
-    say("\n".join([*class_table(metrics), "", *headline(metrics), *written]))
+    for line in (*class_table(metrics), "", *headline(metrics), *written):
+        say(line)
 
 
 def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule) -> dict[str, float]:

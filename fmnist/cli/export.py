@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fmnist import __version__
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
+from fmnist.cli.screen import say
 from fmnist.cli.start import find_start
 from fmnist.errors import check
 from fmnist.files import check_target, expand, write_whole
@@ -39,7 +40,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     predictor = Predictor(
         load_model(start.path, start.checkpoint, start.network), start.checkpoint.get("conversion"), start.transform
     )
-    print(f"export: {start.path}")
+    say(f"export: {start.path}")
     content = MAKERS[path.suffix](predictor, start.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)

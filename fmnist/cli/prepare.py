@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fmnist.cli.parser import DEFAULT_SOURCE, Parser
-from fmnist.cli.screen import quiet
+from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.files import atomic_path, expand
@@ -52,7 +52,7 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     print(f"\n{'class':16}" + "".join(f"{name:>12}" for name in parts))
     for label, class_name in enumerate(data.class_names):
         counts = (int((part.labels == label).sum()) for part in parts.values())
-        print(f"{label:2} {class_name:13}" + "".join(f"{count:12,}" for count in counts))
+        say(f"{label:2} {class_name:13}" + "".join(f"{count:12,}" for count in counts))
     mean, std = data.pixel_statistics()
     print(f"\npixels of the training part, from 0 to 1: mean {mean:.4f}, std {std:.4f}")
     print(f"digest of the split: {data.split_digest}")
@@ -66,7 +66,7 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
             complete = draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
         print(f"written: {show}")
         if not complete:
-            print("notice: this machine has no font for some letters of the names: install one, such as Noto Sans CJK")
+            say("notice: this machine has no font for some letters of the names: install one, such as Noto Sans CJK")
 
 
 def count_duplicates(train: Tensor, test: Tensor) -> tuple[int, int, int]:

@@ -6,18 +6,20 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, TextIO
 
+from fmnist.text import plain
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints on the first process of a command."""
+    """Prints a line on the first process of a command, without control characters: names may be a stranger's."""
     if "lightning.pytorch" in sys.modules:  # without it there is one process
         from lightning.pytorch.utilities import rank_zero_only
 
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
-    print(text, file=file, flush=True)
+    print(plain(text), file=file, flush=True)
 
 
 def name_device(trainer: "Trainer") -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fmnist.cli.export import describe_origin
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
-from fmnist.cli.screen import quiet
+from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import find_start
 from fmnist.errors import UserError, check
 from fmnist.inference.predictor import Predictor
@@ -44,7 +44,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     host, port = listener.getsockname()[:2]
     if not token and not (host.startswith("127.") or host == "::1"):
         print("notice: other machines can reach this, and no --token is asked for", file=sys.stderr)
-    print(f"serve: {start.path} on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    say(f"serve: {start.path} on http://{f'[{host}]' if ':' in host else host}:{port}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # is raised again when the server has ended
     server.run(sockets=[listener])
 

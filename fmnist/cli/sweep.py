@@ -19,6 +19,7 @@ from fmnist.runs.folder import LOGS
 from fmnist.sweep.space import Plan, read_plan
 from fmnist.sweep.sweep import Sweep
 from fmnist.sweep.trials import Trial, open_sweep, read_trials
+from fmnist.text import plain
 
 EXAMPLE = "fmnist sweep configs/sweeps/mlp.yaml"
 METRICS = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")} | {"val/ece"}
@@ -71,7 +72,7 @@ def _tell(trial: Trial, plan: Plan, bar: Any) -> None:
     value = result.get("value")
     became = f"{plan.metric} {value:.4f}" if value is not None else result.get("reason", result["status"])
     bar.update()
-    line = f"{trial.path.name}{f' ({trial.name})' if trial.name else ''}: {became}  {what}"
+    line = plain(f"{trial.path.name}{f' ({trial.name})' if trial.name else ''}: {became}  {what}")
     bar.write(line) if not bar.disable else print(line, flush=True)
 
 

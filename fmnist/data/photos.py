@@ -7,6 +7,7 @@ their paper was white, ``photo-2`` takes the distance of each pixel from the bac
 of any colour stands out on any plain background. ``photo`` negates, as versions before 0.2 did.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,12 +16,14 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from torch import Tensor
 
 SIDE = 28
-MAX_PIXELS = 50_000_000  # more are refused before they are decoded; a JPEG may have 64 times as many, as it is reduced
+MAX_PIXELS = 50_000_000  # more are refused before they are decoded; of a JPEG, which is reduced, what is left counts
 WORKING_SIDE = 1024  # larger pictures are reduced to this before anything else
 CLOSE = 0.05  # colours nearer than this share of the largest distance belong to the border
 WEAK = 0.65  # a thing that is nowhere further from the background, as a share of what is possible, is stretched
 FAINT = 0.03  # nothing that is nowhere further stands out
 HOLLOW = 0.3  # share of a thing that is as light as the background, from which on that is said
+
+STRIP = 200_000  # pixels
 
 SHARPEN = ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0)
 EMPTY = "nothing but background"
@@ -163,16 +166,28 @@ def _to_rgb(picture: Image.Image, notes: list[str]) -> Image.Image:
 
 def _to_8_bits(picture: Image.Image, notes: list[str]) -> Image.Image:
     """Scales whole numbers by the bits they use; of floats, the smallest becomes black and the largest white."""
-    values = np.asarray(picture, dtype=np.float32)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    finite = (values if (known := np.isfinite(values)).all() else values[known] for values in _strips(picture))
+    ends = [(float(values.min()), float(values.max())) for values in finite if values.size] or [(0.0, 0.0)]
+    low, high = least, most = min(ends)[0], max(most for _, most in ends)
     if picture.mode != "F" and low >= 0 and high < 1 << 16:
         bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
         low, high = 0.0, float((1 << bits) - 1)
         notes.append(f"taken as {bits} bits")
-    scaled = (values - low) * (255 / max(high - low, 1e-9))
-    return Image.fromarray(scaled.round().astype(np.uint8))
+    grey, top = np.empty((picture.height, picture.width), np.uint8), 0
+    for values in _strips(picture):
+        if picture.mode == "F":
+            values = np.nan_to_num(values, nan=least, posinf=most, neginf=least)
+        scaled = (values - low) * (255 / max(high - low, 1e-9))
+        grey[top : top + len(values)] = scaled.round(out=scaled)
+        top += len(values)
+    return Image.fromarray(grey)
+
+
+def _strips(picture: Image.Image) -> Iterator[np.ndarray]:
+    """Yields the rows of a picture, float32, a few at once: all together would take several times its memory."""
+    rows = max(1, STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        yield np.asarray(picture.crop((0, top, picture.width, min(top + rows, picture.height))), dtype=np.float32)
 
 
 def _is_grey(picture: Image.Image) -> bool:

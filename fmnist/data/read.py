@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 from torch import Tensor
 
+from fmnist.data.jpeg import check_scans, count_scans
 from fmnist.data.photos import MAX_PIXELS, WORKING_SIDE, Conversion, Converted, PictureError, check_size, convert
 from fmnist.errors import UserError, check
 
@@ -39,7 +40,8 @@ def read_picture(
         conversion: See ``convert``.
 
     Raises:
-        PictureError: It is no picture, is damaged, or is larger than 50 million pixels or 200 MB.
+        PictureError: It is no picture, is damaged, is larger than 50 million pixels or 200 MB, or is a JPEG that
+            takes too long.
     """
 
     def change(picture: Image.Image) -> Converted:
@@ -90,9 +92,12 @@ def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
 
 def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
     try:
+        scans = count_scans(file)
         with Image.open(file, formats=FORMATS) as picture:
+            check_scans(picture, scans)
             picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
             check_size(picture)
+            _check_tiles(picture)
             _trim_exif(picture)
             return change(picture)
     except (PictureError, UserError):
@@ -106,6 +111,14 @@ def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Conver
         if isinstance(error, UnidentifiedImageError):
             raise PictureError("is not a picture that can be read") from error
         raise PictureError(f"is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})") from error
+
+
+def _check_tiles(picture: Image.Image) -> None:
+    """Refuses a TIFF whose tiles are larger than a picture may be: each is decoded whole, however small the picture."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    pixels = tags.get(ExifTags.Base.TileWidth, 0) * tags.get(ExifTags.Base.TileLength, 0)
+    if pixels > MAX_PIXELS:
+        raise PictureError(f"has tiles of more than {MAX_PIXELS // 1_000_000} million pixels")
 
 
 def _trim_exif(picture: Image.Image) -> None:

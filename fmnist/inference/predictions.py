@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmnist.errors import check
 from fmnist.files import atomic_path, check_target
+from fmnist.text import plain, table_cell
 
 Row = dict[str, Any]
 STDOUT = Path("-")
@@ -89,9 +90,9 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         for number, row in enumerate(rows):
             if number == 0:
-                writer.writerow(row)
-            writer.writerow(row.values())
+                writer.writerow(map(table_cell, row))
+            writer.writerow(map(table_cell, row.values()))
 
 
 def _json(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False)
+    return plain(json.dumps(row, ensure_ascii=False))  # the same for whoever reads it as JSON

@@ -1,15 +1,32 @@
 """Configurations in YAML, read as plain values."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from fmnist.files import read_text
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every command accepts
-MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of a configuration: its values, their nesting, its numbers
+MAX_NODES, MAX_DEPTH = 10_000, 50  # of a configuration: its values, their nesting
+# A whole number, in any of YAML's forms, so long that it costs time to build or has the hash of many others
+LONG = re.compile(r"[-+]?(0[xb][\da-fA-F_]{17,}|\d[\d_:]{18,})(\.[\d_]*)?", re.ASCII)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's, with scalars as YAML 1.2 and jsonargparse have them: ``1e-4`` is a number, a date is text."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        letter: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
+        for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$", re.ASCII), [*"-+0123456789"]
+)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -20,36 +37,14 @@ def read_settings(path: Path) -> dict[str, Any]:
         ValueError: It is no configuration, or is made to exhaust the machine.
     """
     text = read_text(path)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=loader):  # nesting is looked at before anything recursive sees it
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ValueError("it is nested too deeply")
-        settings = yaml.load(text, Loader=loader)
+        _check_events(text)  # before anything is built
+        settings = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split())) from error  # also what PyYAML's own mistakes end in
     if not isinstance(settings, dict):
         raise ValueError("it holds no settings")
-    _check_size(settings)
     return settings
-
-
-def _check_size(settings: dict[str, Any]) -> None:
-    """Refuses aliases that multiply or go in circles, and numbers that nobody can print."""
-    waiting: list[Any] = [settings]
-    for _ in range(MAX_NODES):
-        if not waiting:
-            return
-        node = waiting.pop()
-        if isinstance(node, dict):
-            waiting += [*node, *node.values()]
-        elif isinstance(node, list | tuple | set):
-            waiting += node
-        elif isinstance(node, int) and node.bit_length() > MAX_BITS:
-            raise ValueError("it has a number that is too long")
-    raise ValueError("it has too many settings")
 
 
 def list_options(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -68,3 +63,40 @@ def list_options(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from list_options(value, name)
     else:
         yield name, settings
+
+
+def _check_events(text: str) -> None:
+    """Refuses what grows when it is built: deep nesting, aliases that multiply, merge keys, tags, long numbers."""
+    total, opened, sizes = (
+        0,
+        list[tuple[str | None, int]](),
+        dict[str | None, int](),
+    )  # values, so far and of each anchor
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            total += sizes.get(event.anchor, MAX_NODES)  # an anchor that is still open is a circle
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes[anchor] = total - before
+        elif isinstance(event, yaml.NodeEvent):
+            _check_node(event)
+            sizes[event.anchor] = 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                del sizes[event.anchor]  # until it ends
+                opened.append((event.anchor, total))
+            total += 1
+        if len(opened) > MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        if total >= MAX_NODES:
+            raise ValueError("it has too many settings")
+
+
+def _check_node(event: Any) -> None:
+    """Refuses what no setting needs: a tag, a merge key, and a number of more than 18 digits."""
+    if event.tag:
+        raise ValueError(f"it has the tag {event.tag[:60]}")
+    is_plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]  # not in quotes
+    if is_plain and event.value == "<<":
+        raise ValueError("it has a merge key, <<: write out what it stands for")
+    if is_plain and LONG.fullmatch(event.value):
+        raise ValueError("it has a number that is too long")

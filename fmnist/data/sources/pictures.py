@@ -17,6 +17,7 @@ from fmnist.data.sources.source import Source
 from fmnist.data.split import resolve_size, split_by_content, stratified_split
 from fmnist.errors import check
 from fmnist.names import describe_code
+from fmnist.text import plain
 
 Listing = tuple[list[Picture], list[str]]  # pictures and the names of their classes
 Part = Literal["train", "val", "test"]
@@ -127,7 +128,7 @@ class _Pictures(Source):
         rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
         if notice and notice not in self._said and rank == "0":
             self._said.add(notice)
-            print(f"notice: {notice}", file=sys.stderr)
+            print(f"notice: {plain(notice)}", file=sys.stderr)
 
     def _split(self, labels: Tensor, digests: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the indices of the training part and of the test part."""

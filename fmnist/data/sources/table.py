@@ -2,8 +2,9 @@
 
 import codecs
 import csv
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from fmnist.data.photos import Conversion
 from fmnist.data.read import SUFFIXES
 from fmnist.data.sources.pictures import Listing, Part, Rule, _Pictures, check_case, clean_name
 from fmnist.errors import UserError, check
-from fmnist.files import expand
+from fmnist.files import expand, read_bytes
 
 Rows = list[tuple[int, list[str]]]  # the number of each line, and its cells
 FILES = ("file", "filename", "file_name", "path", "image", "img", "picture")  # usual heads of the two columns
 LABELS = ("label", "labels", "class", "category", "target")
+MAX_BYTES, MAX_CELLS = 100_000_000, 5_000_000  # of a table: those of a million pictures have less
 
 
 class CSV(_Pictures):
@@ -126,20 +128,33 @@ class CSV(_Pictures):
 
 def _read_rows(path: Path) -> Rows:
     """Reads the rows that are not empty, without an index, and without columns that are."""
-    text = _decode(path.read_bytes())
-    lines = text.splitlines()
-    separator = lines[0][4:5] if lines and lines[0].lower().startswith("sep=") else None
     try:
-        reader = csv.reader(text.splitlines(keepends=True), delimiter=separator or _guess(text), skipinitialspace=True)
+        text = _decode(read_bytes(path, MAX_BYTES))
+        separator = text[4:5] if text[:4].lower() == "sep=" else None
+        lines = text.count("\n") + text.count("\r")
+        delimiter = separator or (_guess(text) if lines < MAX_CELLS else ",")
+        if lines + text.count(delimiter) > MAX_CELLS:
+            raise ValueError(f"it has more than {MAX_CELLS:,} cells")
+        reader = csv.reader(_lines(text), delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except (csv.Error, TypeError) as error:
+    except (csv.Error, TypeError, ValueError) as error:
         raise UserError(f"data.source: {path} is not a table in CSV ({error})") from error
     rows = [(number, row) for number, row in rows[separator is not None :] if any(row)]
-    while rows and all(len(row) > 2 and not row[-1] for _, row in rows):  # a comma ends each line
-        rows = [(number, row[:-1]) for number, row in rows]
+    if spare := min((_count_spare(row) for _, row in rows), default=0):  # a comma ends each line
+        rows = [(number, row[:-spare]) for number, row in rows]
     if rows and len(rows[0][1]) > 2 and not rows[0][1][0]:  # the index that pandas writes
         rows = [(number, row[1:]) for number, row in rows]
     return rows
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yields the lines of a table: only line feeds and carriage returns end one, whatever else stands in a cell."""
+    return io.StringIO(text, newline="")
+
+
+def _count_spare(row: list[str]) -> int:
+    """Returns how many cells at the end are empty, behind the first two."""
+    return max(0, len(row) - next((count for count in range(len(row), 2, -1) if row[count - 1]), 2))
 
 
 def _decode(content: bytes) -> str:
@@ -154,7 +169,7 @@ def _decode(content: bytes) -> str:
 
 def _guess(text: str) -> str:
     """Returns the separator that divides the first line most often."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in _lines(text) if line.strip()), "")[:100_000]
     return max(",;\t|", key=lambda separator: len(next(csv.reader([first], delimiter=separator), [])))
 
 
