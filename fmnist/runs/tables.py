@@ -11,7 +11,7 @@ from fmnist.files import MAX_DIGEST, digest_file, open_own, read_json, read_text
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
-MAX_EPOCH = 10**9
+MAX_EPOCH = 1e9  # of which a picture can be drawn
 SCHEMA = 2  # of metrics.json
 RENAMED = {"accuracy": "acc", "accuracy_interval": "acc_interval", "top2_accuracy": "top2_acc"}  # since schema 1
 
@@ -58,7 +58,7 @@ def _parse(text: str) -> list[dict[str, float]]:
     if any(None in row or None in row.values() for row in rows):
         raise ValueError("rows of different lengths")
     read = [{str(key): float(cell) for key, cell in row.items() if cell != ""} for row in rows]
-    if not all(row.get("epoch") in range(1, MAX_EPOCH) for row in read):
+    if not all(1 <= row.get("epoch", 0) < MAX_EPOCH for row in read):
         raise ValueError("rows without an epoch")
     return read
 
