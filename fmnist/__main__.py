@@ -12,6 +12,8 @@ if __name__ == "__main__" and sys.path[0] == os.getcwd():  # noqa: PTH109 - noth
 
 import difflib
 import io
+import signal
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -77,6 +79,8 @@ def _run(argv: list[str]) -> int:
         print(f"fmnist {__version__}")
     elif argv[0] in VERBS:
         verb, (file, description) = argv[0], VERBS[argv[0]]
+        if verb != "fit" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
         words = import_module("fmnist.cli.plain").find_configs(verb, argv[1:])
         if file != "command":
             import_module(f"fmnist.cli.{file}").run(description, words)

@@ -20,6 +20,10 @@ def check(right: bool, message: str) -> None:
         raise UserError(message)
 
 
+class DamagedError(UserError, ValueError):
+    """A file is not what it should be."""
+
+
 class PlaceError(UserError):
     """A mistake of the place, not of the settings: the data, a folder, the disk."""
 

@@ -1,15 +1,20 @@
 """Where files are, and files that are either complete or not there."""
 
 import hashlib
+import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
-from fmnist.errors import check
+from fmnist.errors import DamagedError, check
 
 MAX_BYTES = 1_000_000  # of a configuration or a history: ours have a hundredth of that
+MAX_DIGEST = 1 << 31  # bytes of a checkpoint that is hashed only to see which test results are its own
 
 PARTS = ".*.part"  # pattern of the temporary files, which a killed process leaves behind
 
@@ -56,6 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         if error.filename in (None, str(part)):  # writing to an open file names none
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -64,20 +70,51 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes names in a folder survive a power cut, where the system can: a file's own fsync does not."""
+    if os.name == "nt":  # which opens no folder
+        return
+    with suppress(OSError):  # some file systems refuse, and the content has reached the disk already
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def open_own(path: str, flags: int) -> int:
+    """Opens a file for writing as the ``opener`` of ``open``, but not through a symbolic link, where that is known."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a file, text in UTF-8, that is there whole or as it was before; see ``atomic_path``."""
     with atomic_path(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a regular file that anybody may have made.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        DamagedError: It is something else: reading a pipe or a device might never end.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise DamagedError(f"{path.name} is not a file")
+
+
 def digest_file(path: Path) -> str:
-    """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    """Returns the SHA-256 of a regular file, as 64 hexadecimal digits; for errors see ``open_regular``."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Reads a regular file.
+    """Reads a regular file that anybody may have made.
 
     Args:
         path: The file.
@@ -85,22 +122,42 @@ def read_bytes(path: Path, most: int) -> bytes:
 
     Raises:
         OSError: There is no such file, or it cannot be read.
-        ValueError: It is something else than a file, or is larger.
+        DamagedError: It is not a regular file, or is larger.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name} is not a file")  # reading a pipe might never end
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise ValueError(f"{path.name} is larger than {most // 1_000_000} MB")
+        raise DamagedError(f"{path.name} is larger than {most // 1_000_000} MB")
     return content
 
 
 def read_text(path: Path) -> str:
-    """Reads a small text file.
+    """Reads a small text file, in UTF-8, that anybody may have made.
 
     Raises:
         OSError: There is no such file, or it cannot be read.
-        ValueError: It is not text, or is larger than 1 MB.
+        DamagedError: It is not a regular file, is not text, or is larger than 1 MB.
     """
-    return read_bytes(path, MAX_BYTES).decode("utf-8")
+    try:
+        return read_bytes(path, MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path.name} is not text ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a small JSON file that holds one object; for errors see ``read_text``."""
+    text = read_text(path)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path.name} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise DamagedError(f"{path.name} holds no object")
+    return found
+
+
+def read_end(path: Path) -> str:
+    """Returns the end of a log, at most 1 MB; for errors see ``open_regular``."""
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_BYTES))
+        return file.read(MAX_BYTES).decode("utf-8", errors="replace")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+LARGEST = 1e100  # of a figure that is drawn: with more, and with what is not finite, matplotlib fails
 SAMPLES = 12  # images of each class in a picture
 # Fonts of names, the first that has a letter: matplotlib's own, then those of systems for Chinese, Japanese and Korean
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC"]
@@ -22,6 +23,7 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
     """
     from matplotlib.figure import Figure  # takes half a second, which only a training pays
 
+    rows = [{name: value for name, value in row.items() if abs(value) < LARGEST} for row in rows]
     scored = (row for row in rows if "val/acc" in row)
     kept = max(scored, key=lambda row: (row["val/acc"], -row.get("val/loss", 0)), default=rows[-1])["epoch"]
     figure = Figure(figsize=(9, 3.5))
@@ -33,7 +35,7 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
         axes.axvline(kept, color="gray", linestyle="--", linewidth=1, zorder=0, label=f"kept: epoch {kept:.0f}")
         axes.set(xlabel="epoch", title=title, xlim=(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5))
-        if len(rows) == 1:  # there is no course yet: zooming in would make one of a small difference
+        if len(rows) == 1 and abs(axes.dataLim.y1) < LARGEST:  # zooming in would make a course of a small difference
             axes.set(ylim=(0, 1 if metric == "acc" else 1.5 * axes.dataLim.y1))
         axes.locator_params(nbins=6)  # most of the time goes into ticks
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)

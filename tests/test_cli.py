@@ -42,6 +42,7 @@ def test_fit_leaves_what_the_contract_says(trained):
         "curves.png",
         "ended",
         events,
+        "lock",
         "metrics.csv",
         "times.csv",
     ]

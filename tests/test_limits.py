@@ -1,7 +1,6 @@
 """Files that are made to take all memory or hours: refused in a line, at once, before they become that."""
 
 import io
-import json
 import os
 import struct
 import time

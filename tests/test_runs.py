@@ -105,14 +105,6 @@ def test_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_where_folders_cannot_be_locked_a_run_is_trained_without(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows, where folders cannot be opened either
-    handles = [runs.lock(tmp_path / "no folder") for _ in range(2)]
-    assert None not in handles
-    for handle in handles:
-        os.close(handle)
-
-
 def test_a_run_can_have_a_name(tmp_path):
     folder = make(tmp_path, 0, "best", "last")
     (folder.parent / "name").write_text("baseline")

@@ -22,7 +22,7 @@ from fmnist.files import expand
 from fmnist.inference.predictions import write_rows
 from fmnist.model.trained import judge_all
 from fmnist.runs.checkpoint import load_model
-from fmnist.runs.folder import ended_mark, newest_run
+from fmnist.runs.folder import ended_mark, find_below, newest_run
 from fmnist.runs.settings import SHARED_KEYS, read_settings
 from fmnist.runs.tables import percent
 from fmnist.text import plain
@@ -100,7 +100,8 @@ def find_folds(folder: Path) -> list[Path]:
     Raises:
         UserError: A run is not finished or differs in more than its fold; a fold is missing, or there twice.
     """
-    runs = [path.parent for path in sorted(folder.rglob("version_*/config.yaml")) if not _is_left(path.parent)]
+    found_runs = (path for path in sorted(find_below(folder, "version_*")) if (path / "config.yaml").is_file())
+    runs = [path for path in found_runs if not _is_left(path)]
     settings = {path: read for path in runs if (read := _read_settings(path))["data"].get("fold")}
     check(bool(settings), f"{folder} holds no runs with data.fold: {SWEEP}")
     (first, wanted), *_ = settings.items()

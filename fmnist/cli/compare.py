@@ -13,8 +13,8 @@ from typing import Any
 
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
-from fmnist.files import read_text
-from fmnist.runs.folder import LOGS, ended_mark, lock, newest_run, read_name, spell
+from fmnist.files import read_json
+from fmnist.runs.folder import LOGS, ended_mark, find_below, is_locked, newest_run, read_name, spell
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
 from fmnist.text import plain, table_cell
@@ -24,6 +24,7 @@ FORMATS = ("text", "markdown", "csv", "json")
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
 SPREAD = ("val/acc", "val/loss", "test/acc", "test/ece")  # what a row of several seeds has a mean and a std of
 WIDEST = 60  # characters of a cell
+RESULT = "result.json"  # of the trial of a sweep
 MAX_SETTINGS = 1000  # a configuration with more is not one of ours
 
 Row = dict[str, Any]
@@ -51,8 +52,9 @@ def compare(folder: Path) -> list[Row]:
         A row per run: its folder, its name if one of them has any, its metrics (``None`` for what it has not
         measured), and those settings that differ between the runs. ``status`` tells finished runs from others.
     """
-    runs = sorted(path for path in folder.rglob("version_*") if path.is_dir())
-    refused = [path.parent for path in folder.rglob("trial_*/result.json") if newest_run(path.parent) is None]
+    runs = sorted(path for path in find_below(folder, "version_*") if path.is_dir())
+    trials = sorted(path for path in find_below(folder, "trial_*") if (path / RESULT).is_file())
+    refused = [path for path in trials if newest_run(path) is None]
     read = [_read(path) for path in runs] + [
         ({**dict.fromkeys(METRICS), "status": _ended(path)}, {}) for path in refused
     ]
@@ -114,13 +116,14 @@ def _read(path: Path) -> tuple[Row, Row]:
         planned = flat.get("trainer.max_epochs")
         ended = len(history) == planned or ended_mark(path).exists()
         row["status"] = "finished" if ended else f"{len(history)} of {planned or '?'} epochs"
-        row["status"] = _ended(path.parent.parent) or row["status"] + _running(path)
+        row["status"] = _ended(path.parent.parent) or row["status"] + (", running" if is_locked(path) else "")
         scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]
         best = max(scored, key=lambda epoch: (epoch["val/acc"], -epoch.get("val/loss", 0)), default={})
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
         row |= _read_test(path)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"{error.strerror}: {Path(error.filename or path).name}" if isinstance(error, OSError) else str(error)
+        reason = reason.replace(os.path.join(path, ""), "")  # noqa: PTH118 - with the separator behind it
         row["status"] = f"broken: {' '.join(reason.split())[:60]}"
         return row, {}
     return row, flat
@@ -128,21 +131,13 @@ def _read(path: Path) -> tuple[Row, Row]:
 
 def _ended(trial: Path) -> str:
     """Tells how the trial of a sweep has ended, if not as a training should."""
-    path = trial / "result.json"
+    path = trial / RESULT
     try:
-        result = json.loads(read_text(path)) if path.exists() else {}
-        status, reason = result.get("status", "complete"), result.get("reason")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return "broken: result.json"
+        result = read_json(path) if path.exists() else {}
+    except (OSError, ValueError):
+        return f"broken: {RESULT}"
+    status, reason = result.get("status", "complete"), result.get("reason")
     return "" if status == "complete" else f"{status}: {reason}" if reason else str(status)
-
-
-def _running(path: Path) -> str:
-    handle = lock(path)
-    if handle is None:
-        return ", running"
-    os.close(handle)
-    return ""
 
 
 def _read_test(path: Path) -> Row:

@@ -14,7 +14,7 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import check
 from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, origin
-from fmnist.runs.folder import results_folder
+from fmnist.runs.folder import check_own, results_folder, run_folder
 from fmnist.runs.tables import Metrics, percent, read_history, write_metrics
 from fmnist.training.classifier import ImageClassifier
 
@@ -45,6 +45,9 @@ def test(
         test_ensemble(start, settings, trainer, model, data)
         return
     check(not settings.output, "--output is for an ensemble: the results of one checkpoint go into its run")
+    folder = results_folder(start.path)
+    check_own(run_folder(start.path) or folder)
+    rows = read_history(folder.parent)  # what is wrong with it must not come out after the test
     began = time.monotonic()
     _evaluate(start, trainer, model, data)
     if not trainer.is_global_zero:
@@ -57,7 +60,7 @@ def test(
         "device": name_device(trainer),
         "seconds": round(time.monotonic() - began, 3),
     }
-    written = [] if trainer.fast_dev_run else _write(start, metrics, model, data)  # type: ignore[attr-defined]
+    written = [] if trainer.fast_dev_run else _write(start, metrics, rows, model, data)  # type: ignore[attr-defined]
     for line in (*class_table(metrics), "", *headline(metrics), *written):
         say(line)
 
@@ -71,7 +74,9 @@ def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: Fash
     return found[0]
 
 
-def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: FashionMNISTDataModule) -> list[str]:
+def _write(
+    start: Start, metrics: Metrics, rows: list[dict[str, float]], model: ImageClassifier, data: FashionMNISTDataModule
+) -> list[str]:
     """Writes the results before anything is printed: whoever reads the screen may leave early, as ``head`` does."""
     assert model.tested is not None
     assert data.test_set is not None
@@ -82,6 +87,5 @@ def _write(start: Start, metrics: Metrics, model: ImageClassifier, data: Fashion
     write_metrics(metrics, figures)
     images, labels = data.test_set.images, data.test_set.labels
     settings, paths = start.checkpoint["hyper_parameters"], data.source.paths(train=False)
-    rows = read_history(folder.parent)
     write_report(metrics, model.trained(), model.tested.logits, images, labels, report, settings, paths, rows)
     return [f"written: {figures}", f"written: {report}"]

@@ -14,6 +14,7 @@ from fmnist.inference.onnx import NEEDED, to_onnx
 from fmnist.inference.predictor import CHECKED, Predictor
 from fmnist.names import check_installed
 from fmnist.runs.checkpoint import load_model
+from fmnist.runs.folder import LOGS
 from fmnist.runs.tables import percent, read_known_test
 
 EXAMPLE = "fmnist export --output model.onnx"
@@ -68,7 +69,13 @@ def describe_origin(checkpoint: Path) -> str:
     """Says where a model comes from, and what its test has measured."""
     test = read_known_test(checkpoint)
     accuracy = f", {percent(test['acc'])} of {test['num_samples']:,} test images right" if test else ""
-    return f"Made by fmnist {__version__} from {checkpoint}{accuracy}."
+    return f"Made by fmnist {__version__} from {_name(checkpoint)}{accuracy}."
+
+
+def _name(checkpoint: Path) -> str:
+    """Names a checkpoint without the folders above ``lightning_logs``: whoever gets the page need not know them."""
+    parts = checkpoint.absolute().parts
+    return "/".join(parts[len(parts) - parts[::-1].index(LOGS) :]) if LOGS in parts else checkpoint.name
 
 
 MAKERS = {".onnx": _onnx, ".html": _page}

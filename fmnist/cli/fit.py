@@ -16,7 +16,7 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
-from fmnist.runs.folder import run_folder
+from fmnist.runs.folder import check_own, run_folder
 from fmnist.runs.tables import percent
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.run import RunCheckpoint, round_off
@@ -33,6 +33,8 @@ def fit(
     start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
 ) -> None:
     """Trains, or continues a training, and says where things are."""
+    if run := run_folder(start.path):
+        check_own(run)
     if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
         if run := run_folder(start.path):
             round_off(run)

@@ -4,6 +4,7 @@ import base64
 import io
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,10 @@ def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tup
 
 def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator[tuple[str, str]]:
     """Yields the settings that were in use, as they are typed: those of the run, then those of the network."""
-    saved = read_settings(run / "config.yaml") if run else {}
-    trainer, data = saved.get("trainer") or {}, saved.get("data") or {}
+    saved: dict[str, Any] = {}
+    with suppress(OSError, ValueError):  # the page is as good without
+        saved = read_settings(run / "config.yaml") if run else {}
+    trainer, data = (part if isinstance(part, dict) else {} for part in (saved.get("trainer"), saved.get("data")))
     found = {
         "seed_everything": saved.get("seed_everything"),
         **{f"trainer.{name}": trainer.get(name) for name in TRAINER_SETTINGS},
@@ -120,8 +123,8 @@ def _as_text(value: Any) -> str:
     """Writes a setting in a line: of a class its name, and what it is given."""
     if isinstance(value, list):
         return ", ".join(map(_as_text, value))
-    if isinstance(value, dict) and "class_path" in value:
-        given = value.get("init_args") or {}
+    given = (value.get("init_args") or {}) if isinstance(value, dict) and "class_path" in value else None
+    if isinstance(given, dict):
         name = str(value["class_path"]).rpartition(".")[2]
         return f"{name}({', '.join(f'{key}={_as_text(given[key])}' for key in given if given[key] not in OFF)})"
     return str(value)

@@ -1,5 +1,6 @@
 """What a test found: its figures as metrics.json, and as lines on the screen."""
 
+import hashlib
 import platform
 import statistics
 from datetime import datetime
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fmnist import __version__
 from fmnist.evaluation.scores import score_classes, wilson_interval
-from fmnist.files import digest_file
+from fmnist.files import digest_file, read_text
 from fmnist.runs.folder import run_folder
 from fmnist.runs.tables import Metrics, percent
 
@@ -51,7 +52,7 @@ def origin(checkpoint_path: Path | None, checkpoint: dict[str, Any]) -> Metrics:
         checkpoint: Its content, of which ``epoch`` and the record of the data are used.
     """
     run = run_folder(checkpoint_path) if checkpoint_path else None
-    config = digest_file(run / "config.yaml")[:16] if run else None
+    config = hashlib.sha256(read_text(run / "config.yaml").encode()).hexdigest()[:16] if run else None
     packages = ("torch", "lightning", "torchmetrics")
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),

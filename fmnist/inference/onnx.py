@@ -68,7 +68,7 @@ def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
     return {
         "class_names": json.dumps(predictor.class_names),
         "conversion": json.dumps(predictor.description),
-        "metrics": json.dumps({key: metrics[key] for key in KEPT if key in metrics}),
+        "metrics": json.dumps({key: metrics[key] for key in KEPT if isinstance(metrics.get(key), int | float)}),
         "fmnist_version": __version__,
         "checkpoint_sha256": digest_file(checkpoint),
     }

@@ -74,7 +74,8 @@ def classify_files(
     Raises:
         UserError: At the end, if not one of the files could be read.
     """
-    failed, base = [] if failed is None else failed, os.path.commonpath([Path(path).parent for path in paths])
+    failed = [] if failed is None else failed
+    base = os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])  # noqa: PTH100 - drops ".."
     bar = tqdm(total=len(paths), unit="file", disable=None, file=sys.stderr)
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
@@ -87,7 +88,7 @@ def classify_files(
                 elif row["predicted"] is None and empty is not None:
                     empty.append(name)
                 if isinstance(result, Converted):
-                    place = f"{os.path.relpath(path, base)}.png"
+                    place = f"{os.path.relpath(os.path.abspath(path), base)}.png"  # noqa: PTH100
                     row["note"] += _save_all(predictor, result, save_converted, explain, place)
                 yield {"path": name, **row}
             bar.update(len(chunk))

@@ -3,19 +3,27 @@
 import errno
 import os
 import re
+import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from fmnist.errors import UserError, check
-from fmnist.files import expand, write_whole
+from fmnist.files import expand, open_own, read_text, sync_folder, write_whole
 
 LOGS = "lightning_logs"
 JOB = "slurm_job_id"
 NAME = "name"
+LOCK = "lock"
 LONGEST_NAME = 60
+NUMBER = r"version_(0|[1-9][0-9]{0,8})"  # folders with other names are no runs: nobody trains a billion
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # what systems without say
+
+_handles: dict[int, tuple[int, int]] = {}  # of the locks that this process holds: device and number of each file
 
 
 def claim(root: Path, config: str, name: str | None = None) -> Path:
@@ -38,6 +46,8 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
     if name:
         check_name(name, root)
     logs = root / LOGS
+    number = max(_versions(logs), default=-1) + 1
+    check(number < 10**9, f"{logs / f'version_{number - 1}'} has the last number there is: rename it")
     draft = logs / f".{uuid.uuid4().hex}"
     (draft / "checkpoints").mkdir(parents=True)
     write_whole(draft / "config.yaml", config)
@@ -46,18 +56,22 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
     if name:
         (draft / NAME).write_text(name, encoding="utf-8")
     while True:
-        folder = logs / f"version_{max(_versions(logs), default=-1) + 1}"
         try:
-            return draft.rename(folder)
+            folder = draft.rename(logs / f"version_{number}")
+            break
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another process was faster
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # else another process was faster
                 raise
+            number += 1
+    for changed in (logs, root):
+        sync_folder(changed)
+    return folder
 
 
 def read_name(run: Path) -> str | None:
     """Returns what a run is called besides ``version_N``; None if it has no name."""
     try:
-        return (run / NAME).read_text(encoding="utf-8").strip()[:LONGEST_NAME] or None
+        return read_text(run / NAME).strip()[:LONGEST_NAME] or None
     except (OSError, ValueError):
         return None
 
@@ -189,14 +203,18 @@ def find_requeued(root: Path, config: str) -> Path | None:
         return None
     for version in sorted(_versions(root / LOGS), reverse=True):
         folder = root / LOGS / f"version_{version}"
-        found = [path.read_text(encoding="utf-8") for path in (folder / JOB, folder / "config.yaml") if path.is_file()]
-        if found == [job, config]:
-            return folder / "checkpoints" / "last.ckpt"
+        with suppress(OSError, ValueError):  # a run without a job
+            if [read_text(folder / JOB), read_text(folder / "config.yaml")] == [job, config]:
+                return folder / "checkpoints" / "last.ckpt"
     return None
 
 
 def lock(folder: Path, wait: float = 0.0) -> int | None:
     """Takes a folder for this process, until it ends or closes what is returned.
+
+    The lock is that of a file in the folder, which stays there: over a network those of folders do not reach other
+    machines. Processes that this one forks, such as workers of a data loader, do not keep it; one that is given the
+    handle (``pass_fds``) does. Where locks do not exist there is a warning.
 
     Args:
         folder: A run, a trial or a sweep.
@@ -204,22 +222,103 @@ def lock(folder: Path, wait: float = 0.0) -> int | None:
 
     Returns:
         A handle; None if another process has the folder.
+
+    Raises:
+        OSError: The folder may only be read, or is not there.
     """
+    from filelock import lock_descriptor  # takes a tenth of a second
+
+    handle, end = os.open(folder / LOCK, _own(os.O_RDWR | os.O_CREAT), 0o666), time.monotonic() + wait
     try:
-        import fcntl
-    except ImportError:  # on Windows, which does not even open a folder, a run is not protected
-        return os.open(os.devnull, os.O_RDONLY)
-    handle = os.open(folder, os.O_RDONLY)
-    end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return handle
-        except BlockingIOError:
+        while not lock_descriptor(handle, blocking=False):
             if time.monotonic() > end:
                 os.close(handle)
                 return None
             time.sleep(0.02)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(handle)
+            raise
+        _warn_once()
+    _handles[handle] = _identify(handle)
+    return handle
+
+
+@cache
+def _warn_once() -> None:
+    print("warning: this file system has no locks: do not use one run or sweep from two processes", file=sys.stderr)
+
+
+def is_locked(folder: Path) -> bool:
+    """Tells whether a process has taken a folder, as far as that can be known; changes nothing."""
+    from filelock import lock_descriptor
+
+    path = folder / LOCK
+    try:
+        handle = os.open(path, _own(os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY))
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(handle, blocking=False)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+
+
+def _own(flags: int) -> int:
+    return flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def _identify(handle: int) -> tuple[int, int]:
+    found = os.fstat(handle)
+    return found.st_dev, found.st_ino
+
+
+def _leave_locks() -> None:
+    """Closes the locks in a process that was forked: it may live on for seconds when its parent has been killed."""
+    for handle, identity in _handles.items():
+        with suppress(OSError):  # it has been closed
+            if _identify(handle) == identity:
+                os.close(handle)
+    _handles.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
+
+
+def check_own(folder: Path) -> None:
+    """Refuses to write into a run, or into another folder of results, that has links which lead out of it.
+
+    Raises:
+        UserError: The folder is a link, or one of its files is such a link, or one in its ``checkpoints`` or ``test``.
+    """
+    top = os.path.realpath(folder)
+    check(not folder.is_symlink(), f"{folder} is a link: name what it leads to, {top}")
+    for place in (folder, folder / "checkpoints", folder / "test"):
+        for path in (place, *(place.iterdir() if place.is_dir() else ())):
+            inside = Path(os.path.realpath(path)).is_relative_to(top)
+            check(inside, f"{path} is a link that leads out of {folder}: put what it leads to in its place")
+
+
+def find_below(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yields what fits a pattern in a folder and all folders in it, without following links.
+
+    Paths of 900 characters are the end: systems refuse longer ones, and ``rglob`` fails on a thousand nested folders.
+
+    Args:
+        folder: Where to look.
+        pattern: Of a name, such as ``version_*``.
+    """
+    waiting = [folder]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:  # one that may not be read
+            for entry in entries:
+                if fnmatchcase(entry.name, pattern):
+                    yield Path(entry.path)
+                if entry.is_dir(follow_symlinks=False) and len(entry.path) < 900:
+                    waiting.append(Path(entry.path))
 
 
 def newest_run(root: Path) -> Path | None:
@@ -231,6 +330,11 @@ def newest_run(root: Path) -> Path | None:
 def ended_mark(run: Path) -> Path:
     """Returns the file that tells that a training has ended by itself, not been stopped."""
     return run / "ended"
+
+
+def mark_ended(run: Path) -> None:
+    """Notes that a training has ended by itself."""
+    os.close(open_own(str(ended_mark(run)), os.O_WRONLY | os.O_CREAT))
 
 
 def spell(run: Path) -> str:
@@ -247,7 +351,7 @@ def _versions(logs: Path) -> list[int]:
         names = [path.name for path in logs.glob("version_*")]
     except ValueError:  # a path with a zero byte, of which Python 3.13 complains
         return []
-    return [int(match[1]) for name in names if (match := re.fullmatch(r"version_(\d+)", name))]
+    return [int(match[1]) for name in names if (match := re.fullmatch(NUMBER, name))]
 
 
 def _available(root: Path) -> str:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fmnist.files import digest_file, read_text, write_whole
+from fmnist.errors import DamagedError
+from fmnist.files import MAX_DIGEST, digest_file, open_own, read_json, read_text, write_whole
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+MAX_EPOCH = 1e9  # of which a picture can be drawn
 SCHEMA = 2  # of metrics.json
 RENAMED = {"accuracy": "acc", "accuracy_interval": "acc_interval", "top2_accuracy": "top2_acc"}  # since schema 1
 
@@ -40,23 +42,30 @@ def read_history(run: Path) -> list[dict[str, float]]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not such a table.
+        DamagedError: The file is not such a table.
     """
     path = run / "metrics.csv"
     if not path.exists():
         return []
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
-    except csv.Error as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        return _parse(read_text(path))
+    except (ValueError, csv.Error) as error:
+        raise DamagedError(f"{path} is damaged ({error}): remove it, nothing else needs it") from error
+
+
+def _parse(text: str) -> list[dict[str, float]]:
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     if any(None in row or None in row.values() for row in rows):
-        raise ValueError(f"{path.name} has rows of different lengths")
-    return [{str(key): float(cell) for key, cell in row.items() if cell != ""} for row in rows]
+        raise ValueError("rows of different lengths")
+    read = [{str(key): float(cell) for key, cell in row.items() if cell != ""} for row in rows]
+    if not all(1 <= row.get("epoch", 0) < MAX_EPOCH for row in read):
+        raise ValueError("rows without an epoch")
+    return read
 
 
 def append_seconds(run: Path, epoch: int, seconds: float) -> None:
     """Adds the time of an epoch to ``times.csv``."""
-    with (run / "times.csv").open("a") as file:
+    with open(run / "times.csv", "a", opener=open_own) as file:
         if file.tell() == 0:
             file.write("epoch,seconds\n")
         file.write(f"{epoch},{seconds:.3f}\n")
@@ -83,30 +92,39 @@ def read_metrics(path: Path) -> Metrics:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not such a record.
+        DamagedError: The file is not such a record.
     """
-    found = json.loads(read_text(path))
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no metrics")
-    return {str(RENAMED.get(name, name)): value for name, value in found.items()}
+    return {RENAMED.get(name, name): value for name, value in read_json(path).items()}
 
 
 def read_test(checkpoint: Path) -> Metrics:
     """Reads what a test has measured of this very checkpoint; nothing if there was none.
 
+    Nothing either of a checkpoint above 2 GB: to hash what anybody may have made must not take minutes.
+
     Raises:
-        OSError, ValueError, KeyError, TypeError: The results cannot be read.
+        OSError: The results or the checkpoint cannot be read.
+        DamagedError: They are not results of a test.
     """
     path = results_folder(checkpoint) / "metrics.json"
-    if not (path.is_file() and checkpoint.is_file()):
+    if not (path.is_file() and checkpoint.is_file() and checkpoint.stat().st_size <= MAX_DIGEST):
         return {}
     found = read_metrics(path)
-    return found if found["digests"]["checkpoint"] == digest_file(checkpoint) else {}
+    _check_metrics(found)
+    return found if found["digests"].get("checkpoint") == digest_file(checkpoint) else {}
+
+
+def _check_metrics(metrics: Metrics) -> None:
+    """Raises a ``DamagedError`` for a record without the figures that are shown elsewhere."""
+    counted = isinstance(metrics.get("digests"), dict) and isinstance(metrics.get("num_samples"), int)
+    shares = [metrics.get(name) for name in ("acc", "ece")]
+    if not counted or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
+        raise DamagedError("metrics.json lacks figures")
 
 
 def read_known_test(checkpoint: Path) -> Metrics:
     """Reads what ``read_test`` does, where that is only mentioned: what cannot be read is left out."""
     try:
         return read_test(checkpoint)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return {}

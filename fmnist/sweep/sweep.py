@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmnist.errors import PLACE_CODE, PlaceError, check
+from fmnist.files import open_own
 from fmnist.runs.folder import LOGS, ended_mark, lock
 from fmnist.sweep.space import Plan, Point
 from fmnist.sweep.study import ask, is_hopeless
@@ -114,7 +115,7 @@ class Sweep:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.plan.threads))
         environment = os.environ | threads | {"FMNIST_PLACE_CODE": str(PLACE_CODE)}
         inherited = {"pass_fds": (handle,)} if os.name == "posix" else {}
-        with (trial.path / LOG).open("a", encoding="utf-8") as log:
+        with open(trial.path / LOG, "a", encoding="utf-8", opener=open_own) as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fmnist", *words],
                 env=environment,

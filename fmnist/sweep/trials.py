@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fmnist.errors import PlaceError, check
-from fmnist.files import read_text, write_whole
+from fmnist.errors import DamagedError, PlaceError, check
+from fmnist.files import read_end, read_json, write_whole
 from fmnist.runs.folder import lock, newest_run
 from fmnist.runs.tables import read_history
 from fmnist.sweep.space import Plan, Point, check_same
@@ -67,7 +67,7 @@ class Trial:
 
     def last_words(self) -> str:
         """Returns the line with which ``fit`` has ended."""
-        lines = (self.path / LOG).read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+        lines = read_end(self.path / LOG).splitlines() or [""]
         said = [line for line in lines if line.startswith("fmnist: error: ")]
         return (said or lines)[-1].removeprefix("fmnist: error: ")
 
@@ -149,9 +149,6 @@ def is_done(trial: Trial, tested: bool) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_text(path))
-        if isinstance(found, dict):
-            return found
-    except ValueError:
-        pass
-    raise PlaceError(f"{path} is damaged: remove its folder, and start the sweep again")
+        return read_json(path)
+    except DamagedError as error:
+        raise PlaceError(f"{path} is damaged: remove its folder, and start the sweep again") from error

@@ -85,7 +85,7 @@ class RunFolder(SaveConfigCallback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes that the training has ended by itself."""
         if self.folder and trainer.is_global_zero:
-            runs.ended_mark(self.folder).touch()
+            runs.mark_ended(self.folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets others continue the run."""
@@ -125,19 +125,21 @@ def dump_settings(parser: LightningArgumentParser, config: Namespace) -> str:
 
 def round_off(run: Path) -> None:
     """Does what a process that was killed after its last epoch has not done: the curves, and the note of the end."""
-    if runs.ended_mark(run).exists() or (handle := runs.lock(run)) is None:
-        return
     with suppress(OSError):  # a run that may only be read is as good
-        _remove_parts(run)
-        if rows := read_history(run):
-            with atomic_path(run / "curves.png") as part:
-                draw_curves(rows, part)
-        runs.ended_mark(run).touch()
-    os.close(handle)
+        if runs.ended_mark(run).exists() or (handle := runs.lock(run)) is None:
+            return
+        try:
+            _remove_parts(run)
+            if rows := read_history(run):
+                with atomic_path(run / "curves.png") as part:
+                    draw_curves(rows, part)
+            runs.mark_ended(run)
+        finally:
+            os.close(handle)
 
 
 def _remove_parts(run: Path) -> None:
-    for part in run.rglob(PARTS):  # of the process that was killed
+    for part in runs.find_below(run, PARTS):  # of the process that was killed
         part.unlink()
 
 
