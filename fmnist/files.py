@@ -1,7 +1,9 @@
 """Where files are, and files that are either complete or not there."""
 
 import hashlib
+import io
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +76,25 @@ def digest_file(path: Path) -> str:
     """Returns the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_regular(path: Path, most: int) -> io.BufferedReader:
+    """Opens a file to read it; a pipe or a device, which might never end, is not waited for.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        ValueError: It is no file but a pipe or a device, or it is larger.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    about = os.fstat(file.fileno())
+    if stat.S_ISREG(about.st_mode) and about.st_size <= most:
+        return file
+    file.close()
+    raise ValueError(f"it is larger than {most / 1e6:,.0f} MB" if stat.S_ISREG(about.st_mode) else "it is not a file")
 
 
 def read_text(path: Path) -> str:
