@@ -15,18 +15,21 @@ import torch
 from torch import nn
 
 
-class Odd(nn.Sequential):
-    """Has buffers of every kind, a weight that is used twice, and a version."""
+class Odd(nn.Module):
+    """Has buffers of several kinds, a weight that is used twice, and a version."""
 
     _version = 3
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, num_classes))
-        self.tied = self[3]
+        super().__init__()
+        self.tied = nn.Linear(8, 8)
+        layers = [nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), self.tied, nn.ReLU(), self.tied]
+        self.layers = nn.Sequential(*layers, nn.Linear(8, num_classes))
         self.register_buffer("seen", torch.zeros(3, dtype=torch.bool))
-        self.register_buffer("count", torch.arange(4, dtype=torch.int16))
-        self.register_buffer("short", torch.arange(4, dtype=torch.uint16))
+        self.register_buffer("count", torch.arange(4).to(torch.uint16))
 
+    def forward(self, images):
+        return self.layers(images)
 '''
 
 

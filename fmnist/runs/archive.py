@@ -28,6 +28,7 @@ from fmnist.plain import walk
 MAX_BYTES = 2**32 - 1  # of a file; above, torch writes longer entries
 MAX_ENTRIES = 10_000  # of an archive, one for each tensor
 MAX_PICKLE, MAX_OPERATIONS = 4_000_000, 400_000  # bytes, and steps: 3,000 weights and their optimizer take half
+MAX_VALUES = 100_000  # that come of them, each counted as often as it is reached
 MAX_AXES = 64  # of a tensor, as torch has it
 MAX_SHARING = 16  # times the size of the file: several tensors may lie in the same memory, as tied weights do
 # What torch calls the parts; no capital letters, which its own reader takes for small ones
@@ -36,6 +37,8 @@ PARTS = re.compile(rb"data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+")
 # Records of a ZIP archive, as section 4.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT has them
 LOCAL, ENTRY, DESCRIPTOR = struct.Struct("<4s5H3L2H"), struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s3L")
 END = struct.Struct("<4sQ2H2L4Q4sLQL4s4H2LH")  # the end for large archives, where it is, and the usual end
+
+LARGER = "it has tensors that are larger than they are stored"
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
@@ -215,8 +218,10 @@ class _Machine:
                 raise ValueError("it has too many values")
             self._step(operation.name, argument)
         value = self.stack.pop()
-        if any(isinstance(node, _Global | _Storage) for node in walk([value, self.versions], MAX_OPERATIONS)):
-            raise ValueError("it holds something other than plain values")
+        for node in walk([value, self.versions], MAX_VALUES):
+            self.room -= node.nbytes if isinstance(node, Tensor) else 0
+            if isinstance(node, _Global | _Storage) or self.room < 0:
+                raise ValueError("it holds something other than plain values" if self.room >= 0 else LARGER)
         return value
 
     def _step(self, name: str, argument: Any) -> None:
@@ -297,9 +302,8 @@ class _Machine:
             raise ValueError("it has tensors of no shape")
         held, count = len(content) // dtype.itemsize, math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-        self.room -= count * dtype.itemsize
-        if count > held or (count and last >= held) or self.room < 0:
-            raise ValueError("it has tensors that are larger than they are stored")
+        if count > held or (count and last >= held):
+            raise ValueError(LARGER)
         return torch.empty(0, dtype=dtype).set_(content.untyped_storage(), offset, size, stride)
 
     def _storage(self, kind: Any, what: Any, key: Any, device: Any, count: Any) -> "_Storage":

@@ -18,6 +18,7 @@ from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel,
 from fmnist.plain import check_size
 from fmnist.runs.archive import read_archive
 from fmnist.runs.settings import UntrustedError, drop_retired, find_foreign
+from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
@@ -75,13 +76,13 @@ def read_values(path: Path) -> Checkpoint:
 
 
 def read_saved(path: Path) -> Checkpoint:
-    """Loads what Lightning has saved, whatever it says; nothing in it is executed.
+    """Loads what Lightning or ``export`` has saved, whatever it says; nothing in it is executed.
 
     Raises:
         UserError: The file is damaged, or holds something other than plain values and tensors.
     """
     with _one_line(path):
-        return dict(read_archive(path))
+        return dict(read_tensor_file(path) if path.suffix == SUFFIX else read_archive(path))
 
 
 def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | None = None) -> TrainedModel:
