@@ -93,18 +93,26 @@ def write_whole(path: Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def open_regular(path: Path) -> BufferedReader:
+def open_regular(path: Path, most: int | None = None) -> BufferedReader:
     """Opens a regular file that anybody may have made.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have; any number if not given.
 
     Raises:
         OSError: There is no such file, or it cannot be read.
-        DamagedError: It is something else: reading a pipe or a device might never end.
+        DamagedError: It is larger, or something else: reading a pipe or a device might never end.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if stat.S_ISREG(os.fstat(handle).st_mode):
+    about = os.fstat(handle)
+    regular = stat.S_ISREG(about.st_mode)
+    if regular and (most is None or about.st_size <= most):
         return os.fdopen(handle, "rb")
     os.close(handle)
-    raise DamagedError(f"{path.name} is not a file")
+    raise DamagedError(
+        f"{path.name} is larger than {(most or 0) / 1e6:,.0f} MB" if regular else f"{path.name} is not a file"
+    )
 
 
 def digest_file(path: Path) -> str:
@@ -124,11 +132,8 @@ def read_bytes(path: Path, most: int) -> bytes:
         OSError: There is no such file, or it cannot be read.
         DamagedError: It is not a regular file, or is larger.
     """
-    with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise DamagedError(f"{path.name} is larger than {most // 1_000_000} MB")
-    return content
+    with open_regular(path, most) as file:
+        return file.read(most)
 
 
 def read_text(path: Path) -> str:

@@ -23,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ from fmnist.data.sources import download
 from fmnist.errors import UserError
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import find_checkpoints
+from fmnist.runs.tensor_file import pack
 
 SECONDS, BYTES = 2.0, 2**30
 REFUSED = (UserError, PictureError, OSError)  # the command line turns an OSError into one line as well
@@ -267,6 +269,23 @@ class Code:
         return os.system, ("touch executed",)
 
 
+class Filled:
+    """What takes the memory that it names when it is unpickled, though torch's own reader admits it."""
+
+    def __init__(self, kind: Callable[..., Any], *given: Any) -> None:
+        self.called = kind, given
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.called
+
+
+def shared(part: Any, levels: int = 12) -> Any:
+    """Returns lists that hold each other, ten times at each level."""
+    for _ in range(levels):
+        part = [part] * 10
+    return part
+
+
 def _checkpoint() -> dict[str, Any]:
     model = ImageClassifier(hidden_dims=[4], class_names=["a", "b"])
     return {
@@ -295,9 +314,12 @@ foreign = st.sampled_from(
         *(torch.zeros(()), torch.full((4, 784), float("nan")), torch.zeros(1).expand(10**6, 784)),
         *(torch.zeros(3, dtype=torch.complex64), torch.zeros(0), torch.zeros(4, 784).to_sparse(), [10**6], [4, 4]),
         *([-4], ["4"], [4.0], ["a"] * 10**4, "os.system", {"class_path": "os.system", "init_args": {"x": 1}}, Code()),
+        *(shared("x"), shared({"a": ()}), shared("x" * 10**5, 3), Filled(bytearray, 10**9), Filled(set, [1, 2])),
+        *({"Timer": {"time_elapsed": torch.zeros(1).expand(10**9)}}, {"split": "\ud800"}, {"name": 5}),
+        *({"trained_on": torch.zeros(1, dtype=torch.int64).expand(10**9)}, [torch.zeros(10**4)] * 10**4),
     ]
 )
-entries = [(key,) for key in CHECKPOINT] + [
+entries = [(key,) for key in (*CHECKPOINT, "typicality", "conversion", "FashionMNISTDataModule")] + [
     (part, key) for part in ("state_dict", "hyper_parameters") for key in CHECKPOINT[part]
 ]
 replaced = st.lists(st.tuples(st.sampled_from(entries), foreign), min_size=1, max_size=3)
@@ -322,9 +344,57 @@ checkpoints = st.one_of(
 )
 
 
-def read_one_checkpoint(folder: Path, content: bytes) -> None:
+PACKED = pack(CHECKPOINT)
+HEADER = json.loads(PACKED[8 : 8 + int.from_bytes(PACKED[:8], "little")])
+TOLD = json.loads(HEADER["__metadata__"]["fmnist"])
+tensor = ("state_dict/network.1.weight",)
+headers = st.lists(
+    st.tuples(
+        st.sampled_from([(), ("new",), tensor, *((*tensor, key) for key in ("dtype", "shape", "data_offsets"))])
+        | st.sampled_from([("told",), *(("told", key) for key in (*TOLD, "typicality", "callbacks"))])
+        | st.sampled_from([("told", "hyper_parameters", key) for key in TOLD["hyper_parameters"]]),
+        json_values | st.sampled_from([[0] * 10**4, 2**70, [2**31, 2**31], [0, 2**62], ["a"] * 3, "F64", "x" * 10**6]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def repack(changes: list[tuple[tuple[str, ...], Any]]) -> bytes:
+    """Writes a file of safetensors with other values in some places of its header."""
+    header: Any = {**json.loads(json.dumps(HEADER)), "told": json.loads(json.dumps(TOLD))}
+    for keys, value in changes:
+        inner: Any = header
+        for key in keys[:-1]:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and keys:
+            inner[keys[-1]] = value
+    told = header.pop("told")
+    if isinstance(header.get("__metadata__"), dict):
+        header["__metadata__"]["fmnist"] = json.dumps(told)
+    return repeat(json.dumps(header).encode())
+
+
+def repeat(header: bytes, length: int | None = None) -> bytes:
+    """Puts another header before the tensors."""
+    size = len(header) if length is None else length
+    return size.to_bytes(8, "little") + header + PACKED[8 + int.from_bytes(PACKED[:8], "little") :]
+
+
+tensor_files = st.one_of(
+    edits.map(lambda changes: damage(PACKED, changes)),
+    headers.map(repack),
+    st.tuples(st.binary(max_size=50), st.integers(0, 2**64 - 1)).map(lambda case: repeat(*case)),
+    json_values.map(lambda value: repeat(json.dumps(value).encode())),
+    st.sampled_from([b"[" * 10**6, b'{"a":' * 10**5, b"9" * 10**6, b"[" + b"0," * 4 * 10**5 + b"0]"]).map(repeat),
+    st.sampled_from([b"".ljust(2 * 10**6), SAVED, b""]).map(repeat),
+    st.just(SAVED),
+)
+
+
+def read_one_checkpoint(folder: Path, content: bytes, name: str = "any.ckpt") -> None:
     """Loads a checkpoint as the verbs do, and as Python does, and classifies."""
-    path = folder / "any.ckpt"
+    path = folder / name
     path.write_bytes(content)
     read_checkpoint(path)
     prediction = load(path).classify(np.zeros((28, 28), np.uint8))
@@ -592,6 +662,7 @@ TARGETS = {
         read_one_picture,
     ),
     "checkpoints": Target(checkpoints, read_one_checkpoint),
+    "safetensors": Target(tensor_files, partial(read_one_checkpoint, name="any.safetensors")),
     "resolution": Target(st.tuples(st.lists(nodes, max_size=8), specs, st.booleans()), resolve),
     "csv": Target(st.tuples(tables, shares, st.booleans()), read_csv),
     "folders": Target(

@@ -90,7 +90,7 @@ def test_a_file_that_differs_from_the_model_is_not_kept(place, monkeypatch, cli,
     ("words", "message"),
     [
         ([], "output"),
-        (["--output", "model.txt"], "must end in .onnx or .html"),
+        (["--output", "model.txt"], "must end in .onnx, .html or .safetensors"),
         (["--output", "model.onnx"], "the file exists; add --overwrite"),
         (["--output", "new.onnx", "--ckpt_path", "nope.ckpt"], "there is no such file"),
     ],

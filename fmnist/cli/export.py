@@ -1,18 +1,22 @@
-"""Write a trained model as a file that needs neither fmnist nor torch: ONNX, or a page to show it with."""
+"""Write a trained model as another file: ONNX, a page to show it with, or one that anybody may read without a risk."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from fmnist import __version__
 from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
 from fmnist.cli.screen import say
-from fmnist.cli.start import find_start
+from fmnist.cli.start import Start, find_start
 from fmnist.errors import check
 from fmnist.files import check_target, expand, write_whole
 from fmnist.inference import onnx, page
 from fmnist.inference.onnx import NEEDED, to_onnx
-from fmnist.inference.predictor import CHECKED, Predictor
+from fmnist.inference.predictor import CHECKED, Predictor, compare
 from fmnist.names import check_installed
+from fmnist.runs import tensor_file
 from fmnist.runs.checkpoint import load_model
 from fmnist.runs.folder import LOGS
 from fmnist.runs.tables import percent, read_known_test
@@ -25,15 +29,17 @@ def run(description: str, argv: Sequence[str]) -> None:
 
     An ONNX file takes ``images``, uint8 (N, 1, 28, 28), and gives ``probabilities``, float32
     (N, num_classes), normalization and calibration included. Class names and origin are in its metadata.
-    A page computes by itself. Either is compared with the model before it is written.
+    A page computes by itself. A .safetensors is a checkpoint to hand around: --ckpt_path takes it, and nothing
+    in such a file can run. Each is compared with the model before it is written.
     """
     parser = PlainParser("export", description, EXAMPLE)
-    parser.add_argument("--output", type=expand, required=True, help="File to write, .onnx or .html.")
+    parser.add_argument("--output", type=expand, required=True, help="File to write, .onnx, .html or .safetensors.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     add_checkpoint_arguments(parser)
     add_transform(parser)
     path = parser.parse_args([*argv]).output
-    check(path.suffix in MAKERS, f"--output {path}: the name must end in {' or '.join(MAKERS)}")
+    *some, last = MAKERS
+    check(path.suffix in MAKERS, f"--output {path}: the name must end in {', '.join(some)} or {last}")
     if path.suffix == ".onnx":
         check_installed("export", NEEDED, "export")
     check_target(path, "--overwrite" in argv)
@@ -42,22 +48,33 @@ def run(description: str, argv: Sequence[str]) -> None:
         load_model(start.path, start.checkpoint, start.network), start.checkpoint.get("conversion"), start.transform
     )
     say(f"export: {start.path}")
-    content = MAKERS[path.suffix](predictor, start.path)
+    content = MAKERS[path.suffix](predictor, start)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     print(f"written: {path} ({len(content) / 1e6:.1f} MB)")
 
 
-def _onnx(predictor: Predictor, checkpoint: Path) -> bytes:
-    content = to_onnx(predictor, checkpoint)
+def _onnx(predictor: Predictor, start: Start) -> bytes:
+    content = to_onnx(predictor, start.path)
     _check("onnxruntime", onnx.TOLERANCE, *onnx.compare(predictor, content))
     return content
 
 
-def _page(predictor: Predictor, checkpoint: Path) -> bytes:
-    content = page.to_page(predictor, describe_origin(checkpoint))
+def _page(predictor: Predictor, start: Start) -> bytes:
+    content = page.to_page(predictor, describe_origin(start.path))
     _check("the page's weights", page.TOLERANCE, *page.compare(predictor, content))
     return content.encode()
+
+
+def _safetensors(predictor: Predictor, start: Start) -> bytes:
+    content = tensor_file.pack(start.checkpoint)
+    again = load_model(start.path, tensor_file.unpack(content), start.network)
+
+    def compute(images: np.ndarray) -> np.ndarray:
+        return Predictor(again, predictor.description).probabilities(torch.from_numpy(images)).numpy()
+
+    _check("what is read again", 0, *compare(predictor, compute))
+    return content
 
 
 def _check(what: str, tolerance: float, largest: float, agreeing: float) -> None:
@@ -78,4 +95,4 @@ def _name(checkpoint: Path) -> str:
     return "/".join(parts[len(parts) - parts[::-1].index(LOGS) :]) if LOGS in parts else checkpoint.name
 
 
-MAKERS = {".onnx": _onnx, ".html": _page}
+MAKERS = {".onnx": _onnx, ".html": _page, tensor_file.SUFFIX: _safetensors}

@@ -66,8 +66,9 @@ def run_without_trainer(description: str, argv: list[str]) -> bool:
     quiet()
     paths = _check_pictures(settings)
     start = find_start("predict", argv)
+    model = load_members(start.members, start.network).to(device)
     start.announce(device)
-    _classify(_make_predictor(start, load_members(start.members, start.network).to(device)), paths, settings)
+    _classify(_make_predictor(start, model), paths, settings)
     return True
 
 

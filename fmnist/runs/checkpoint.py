@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,11 +16,14 @@ from fmnist.files import digest_file
 from fmnist.model.ensemble import Ensemble
 from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel, build_network
 from fmnist.names import CodeNotNamedError
+from fmnist.plain import check_size
+from fmnist.runs.archive import read_archive
+from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
 COMMON = ("classes are", "pictures were converted by", "split of the data is")
-MAX_ENTRIES = 10_000  # of an archive; a checkpoint has one for each tensor
+DATA = "FashionMNISTDataModule"  # what a checkpoint says of its data, by the name of the class that says it
 KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
 
 
@@ -78,13 +80,26 @@ def read_values(path: Path) -> Checkpoint:
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
     """
+    checkpoint = read_saved(path)
     with _one_line(path):
-        _check_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_size(checkpoint["hyper_parameters"])
         settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
         known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
+        if known:
+            _check_names(settings["class_names"])
+            _check_parts(checkpoint)
     check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
     return {**checkpoint, "hyper_parameters": {name: value for name, value in settings.items() if name[:1] != "_"}}
+
+
+def read_saved(path: Path) -> Checkpoint:
+    """Loads what Lightning or ``export`` has saved, whatever it says; nothing in it is executed.
+
+    Raises:
+        UserError: The file is damaged, or holds something other than plain values and tensors.
+    """
+    with _one_line(path):
+        return dict(read_tensor_file(path) if path.suffix == SUFFIX else read_archive(path))
 
 
 def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | None = None) -> TrainedModel:
@@ -106,13 +121,13 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
 
 
 def check_answer(path: Path, model: TrainedModel) -> None:
-    """Refuses a model that answers a black image with something that is no probability, or no typicality."""
-    device = model.temperature.device
+    """Refuses a model that answers a black or a white image with something that is no probability, or no typicality."""
+    images = torch.tensor([0, 255], dtype=torch.uint8, device=model.temperature.device)
     with _one_line(path), torch.inference_mode():
-        probabilities, share = model.judge(torch.zeros(1, 1, 28, 28, dtype=torch.uint8, device=device))
+        probabilities, shares = model.judge(images.view(2, 1, 1, 1).expand(2, 1, 28, 28))
         if not probabilities.isfinite().all():
-            raise ValueError("its network gives no probabilities")
-        if share is not None and not (share.shape == (1,) and 0 <= share <= 1):
+            raise ValueError("its answers are no numbers")
+        if shares is not None and not (shares.shape == (2,) and ((shares >= 0) & (shares <= 1)).all()):
             raise ValueError("its typicality makes no sense")
 
 
@@ -147,7 +162,7 @@ def _describe(path: Path, checkpoint: Checkpoint) -> tuple[str, str, str]:
     """Says in words what the members of an ensemble have in common."""
     with _one_line(path):
         conversion = checkpoint.get("conversion") or FIRST_CONVERSION
-        split = (checkpoint.get("FashionMNISTDataModule") or {}).get("split") or "unknown"
+        split = (checkpoint.get(DATA) or {}).get("split") or "unknown"
         names = ", ".join(checkpoint["hyper_parameters"]["class_names"])
         return names, " after ".join(filter(None, conversion.values())), str(split)
 
@@ -165,12 +180,31 @@ def _one_line(path: Path) -> Iterator[None]:
         raise UserError(f"{what}: give another --ckpt_path") from error
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses a file that would become much larger in memory; torch never compresses."""
-    with zipfile.ZipFile(path) as archive:
-        sizes = [entry.file_size for entry in archive.infolist()]
-    if sum(sizes) > path.stat().st_size or len(sizes) > MAX_ENTRIES:
-        raise ValueError("it is compressed")
+def _check_names(names: Any) -> None:
+    """Refuses what cannot be the names of classes."""
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("its classes are no names")
+    "".join(names).encode()  # half a letter can be read, and not be written
+
+
+def _check_parts(checkpoint: Checkpoint) -> None:
+    """Refuses weights that are none, and what is said beside them if it is not of the kind that is used later."""
+    for part in ("state_dict", "typicality", "conversion", DATA):
+        if not isinstance(checkpoint.get(part, {}), dict):
+            raise ValueError(f"its {part} is a {type(checkpoint[part]).__name__}")
+    conversion, data = checkpoint.get("conversion", {}), checkpoint.get(DATA, {})
+    check_size([conversion, data])
+    seen = data.get("trained_on")
+    right = {
+        "state_dict": all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()),
+        "typicality": all(isinstance(value, Tensor) for value in checkpoint.get("typicality", {}).values()),
+        "conversion": not conversion
+        or (isinstance(conversion.get("name"), str) and isinstance(conversion.get("transform"), str | None)),
+        DATA: isinstance(data.get("split", ""), str)
+        and (seen is None or (isinstance(seen, Tensor) and seen.dtype == torch.int64)),
+    }
+    for part in [part for part, kind in right.items() if not kind]:
+        raise ValueError(f"its {part} is not that of a training")
 
 
 def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network: NetworkFactory | None = None) -> None:
@@ -180,9 +214,7 @@ def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network:
         ValueError: They do not fit, or are not finite.
     """
     names = settings["class_names"]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its classes are no names")
-    if len(settings.get("hidden_dims") or ()) > len(weights):
+    if 2 * len(settings.get("hidden_dims") or ()) > len(weights):
         raise ValueError("its weights do not fit the network it describes")  # far more layers than weights
     _check_tensors(weights)
     shapes = {

@@ -71,7 +71,7 @@ def _check_events(text: str) -> None:
     opened, sizes = (
         list[tuple[str | None, int]](),
         dict[str | None, int](),
-    )  # collections, and the values of each anchor
+    )  # open collections, sizes of anchors
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             total += sizes.get(event.anchor, MAX_NODES)  # an anchor that is still open is a circle

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from fmnist.files import write_whole
-from fmnist.runs.checkpoint import Checkpoint
+from fmnist.runs.checkpoint import Checkpoint, read_saved
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -17,6 +17,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning writes to the system's folder for temporary files, which can be another disk: moving a
     file from there is copying it, and a crash in the middle would cost the previous checkpoint.
     """
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> Checkpoint:
+        """Reads what ``save_checkpoint`` has saved, as every other reader does: the arguments make no difference."""
+        return read_saved(Path(path))
 
     def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any = None) -> None:
         """Saves ``checkpoint`` as ``path``."""

@@ -1,0 +1,147 @@
+"""Models to hand around: the same answers as the checkpoint, and nothing that could run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.convnet import ConvNet
+from fmnist import ImageClassifier, UserError, load
+from fmnist.runs.checkpoint import read_checkpoint
+from fmnist.runs.folder import results_folder
+from fmnist.runs.tensor_file import pack
+from fmnist.training.transfer import Origin
+from tests.conftest import ROOT
+from tests.fuzz import CHECKPOINT
+
+BEST = Path("lightning_logs/version_0/checkpoints/best.ckpt")
+MODEL = Path("model.safetensors")
+SMALL = ("--data.val_size", 300, "--data.batch_size", 100, "--trainer.max_epochs", 1)
+MLP = ("--model.hidden_dims=[8]", "--model.normalization=batch", "--model.optimizer=AdamW")
+NETWORK = ("--model.network", "examples.convnet.ConvNet")
+IMAGES = torch.arange(50 * 784).mul(7919).remainder(256).to(torch.uint8).view(50, 1, 28, 28)
+
+
+def run(cli, *words):
+    code, out, err = cli(*words)
+    assert (code, err) == (0, "")
+    return out
+
+
+def assert_same_answers(found, expected):
+    for one, other in zip(found.judge(IMAGES), expected.judge(IMAGES), strict=True):
+        assert one is other is None or torch.equal(one, other)
+    assert (found.class_names, found.description) == (expected.class_names, expected.description)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convnet"])
+def test_every_command_says_the_same(workplace, cli, kind):
+    shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    named, made = ((), None) if kind == "mlp" else (NETWORK, ConvNet)
+    run(cli, "fit", *SMALL, *(MLP if kind == "mlp" else (*NETWORK, "--model.network.width", 2)))
+    out = run(cli, "export", "--output", MODEL, *named)
+    assert "what is read again on 1,000 images: largest difference 0.0e+00, same class for 100.00%" in out
+    assert_same_answers(load(MODEL, network=made), load(BEST, network=made))
+    figures = []
+    for path, settings in ((BEST, ()), (MODEL, SMALL[:4])):
+        output = f"{path.suffix[1:]}.csv"
+        printed = run(cli, "validate", "--ckpt_path", path, *named, *settings).replace(str(path), "")
+        run(cli, "predict", "--output", output, "--ckpt_path", path, *named, *settings)
+        run(cli, "test", "--ckpt_path", path, *named, *settings)
+        metrics = json.loads((results_folder(path) / "metrics.json").read_text())
+        measured = [metrics[name] for name in ("acc", "nll", "ece", "epoch", "temperature")]
+        figures.append((printed, Path(output).read_text(), measured, metrics["digests"]["split"]))
+    assert figures[0] == figures[1]
+    run(cli, "export", "--output", "again.safetensors", "--ckpt_path", MODEL, *named)
+    assert Path("again.safetensors").read_bytes() == MODEL.read_bytes()
+    for name, weight in Origin(str(BEST)).weights.items():
+        assert torch.equal(Origin(str(MODEL)).weights[name], weight)
+
+
+def test_a_training_begins_with_it_and_does_not_go_on_with_it(workplace, cli):
+    MODEL.write_bytes(pack(ten_classes(0)))
+    out = run(cli, "fit", *SMALL, "--model.hidden_dims=[4]", "--model.weights", MODEL)
+    assert "weights: model.safetensors (epoch 4)" in out
+    code, _, err = cli("fit", "--ckpt_path", MODEL)
+    assert (code, err) == (2, "fmnist: error: model.safetensors cannot be continued: it has no optimizer\n")
+
+
+def ten_classes(seed):
+    torch.manual_seed(seed)
+    model = ImageClassifier(hidden_dims=[4], class_names=[f"class {number}" for number in range(10)])
+    return {**CHECKPOINT, "state_dict": dict(model.state_dict()), "hyper_parameters": dict(model.hparams)}
+
+
+def test_members_of_an_ensemble_say_the_same(workplace, cli):
+    for seed in range(2):
+        torch.save(ten_classes(seed), f"{seed}.ckpt")
+        Path(f"{seed}.safetensors").write_bytes(pack(read_checkpoint(Path(f"{seed}.ckpt"))))
+    assert_same_answers(load(["0.safetensors", "1.safetensors"]), load(["0.ckpt", "1.ckpt"]))
+    assert not torch.equal(load("0.safetensors").probabilities(IMAGES), load("1.ckpt").probabilities(IMAGES))
+    rows = []
+    for members in (["0.ckpt", "1.ckpt"], ["0.safetensors", "1.safetensors"], ["0.ckpt", "1.safetensors"]):
+        run(
+            cli,
+            "predict",
+            "--images",
+            ROOT / "docs/boot.png",
+            "--output",
+            "x.csv",
+            "--overwrite",
+            "--ckpt_path",
+            *members,
+        )
+        rows.append(Path("x.csv").read_text())
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_what_is_said_of_the_data_is_kept(tmp_path):
+    said = {"split": "abc", "trained_on": torch.arange(5), "validated_on": torch.zeros(0), "source": {"name": "é"}}
+    content = {**CHECKPOINT, "FashionMNISTDataModule": said, "conversion": {"name": "photo", "transform": None}}
+    torch.save(content, tmp_path / "any.ckpt")
+    before = read_checkpoint(tmp_path / "any.ckpt")
+    (tmp_path / "any.safetensors").write_bytes(pack(before))
+    after = read_checkpoint(tmp_path / "any.safetensors")
+    assert after.keys() == before.keys() - {"global_step", "callbacks", "optimizer_states", "lr_schedulers"}
+    for key, value in after["FashionMNISTDataModule"].items():
+        assert torch.equal(value, said[key]) if isinstance(value, torch.Tensor) else value == said[key]
+    assert {**after, **dict.fromkeys(("state_dict", "FashionMNISTDataModule"))} == {
+        **{key: before[key] for key in after},
+        **dict.fromkeys(("state_dict", "FashionMNISTDataModule")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("network.twin", CHECKPOINT["state_dict"]["network.1.weight"], "network.twin, which shares its memory with "),
+        ("network.odd", torch.zeros(3, dtype=torch.complex64), "network.odd, which is torch.complex64"),
+    ],
+)
+def test_what_it_cannot_hold_is_named(name, tensor, message):
+    with pytest.raises(UserError, match=f"safetensors cannot hold {message}"):
+        pack({**CHECKPOINT, "state_dict": {**CHECKPOINT["state_dict"], name: tensor}})
+
+
+def test_views_are_stored_as_what_they_show(tmp_path):
+    wide = torch.arange(2.0 * 784 * 4).view(784, 8)
+    content = {**CHECKPOINT, "state_dict": {**CHECKPOINT["state_dict"], "network.1.weight": wide[:, ::2].T}}
+    (tmp_path / "any.safetensors").write_bytes(pack(content))
+    found = read_checkpoint(tmp_path / "any.safetensors")["state_dict"]["network.1.weight"]
+    assert found.is_contiguous()
+    assert torch.equal(found, wide[:, ::2].T)
+
+
+def test_the_library_of_that_name_writes_and_reads_the_same(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    content = pack(CHECKPOINT)
+    found = library.load(content)
+    expected = {f"state_dict/{name}": weight for name, weight in CHECKPOINT["state_dict"].items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    (tmp_path / "any.safetensors").write_bytes(library.save(found, header["__metadata__"]))
+    again = read_checkpoint(tmp_path / "any.safetensors")
+    assert all(torch.equal(again["state_dict"][name], weight) for name, weight in CHECKPOINT["state_dict"].items())
