@@ -197,4 +197,6 @@ def _check_size(settings: dict[str, Any]) -> None:
             waiting += node
         elif isinstance(node, int) and node.bit_length() > MAX_BITS:
             raise ValueError("it has a number that is too long")
+        elif not isinstance(node, str | int | float | None):
+            raise ValueError(f"it has a {type(node).__name__}: put it in quotes")
     raise ValueError("it has too many settings")
