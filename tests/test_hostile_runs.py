@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def limit():
         raise AssertionError("this takes too long")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(100)
+    signal.alarm(300)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -173,10 +174,20 @@ def test_damaged_figures_of_a_test_are_left_out(place, cli, changed):
     path = RUN / "test/metrics.json"
     digests = json.loads(path.read_text())["digests"]
     path.write_text(changed if isinstance(changed, str) else json.dumps({**changed, "digests": digests}))
-    code, _out, _ = cli("export", "--output", "page.html", "--ckpt_path", RUN)
+    code, _, _ = cli("export", "--output", "page.html", "--ckpt_path", RUN)
     assert code == 0
     assert "test images right" not in (place / "page.html").read_text()
     assert "broken: metrics.json" in cli("compare", "--format", "csv")[1]
+
+
+@pytest.mark.parametrize("value", ["2026-01-01", "2026-01-01 10:00:00", "!!binary aGFsbG8=", "{2026-01-01: 1}"])
+def test_a_date_in_a_configuration_costs_one_line(place, cli, value):
+    with (RUN / "config.yaml").open("a") as file:
+        file.write(f"remark: {value}\n")
+    code, _, err = cli(*FIT)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "put it in quotes" in err
+    assert "broken: it has a" in cli("compare", "--format", "csv")[1]
 
 
 def test_many_nested_folders_are_no_trouble(place, cli):
@@ -187,6 +198,7 @@ def test_many_nested_folders_are_no_trouble(place, cli):
         os.chdir("d")
     os.chdir(here)
     code, out, err = cli("compare")
+    subprocess.run(["rm", "-rf", "lightning_logs/d"], check=True)  # pytest fails to
     assert (code, err) == (0, "")
     assert "version_0" in out
 

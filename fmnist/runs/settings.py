@@ -68,10 +68,8 @@ def list_options(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def _check_events(text: str) -> None:
     """Refuses what grows when it is built: deep nesting, aliases that multiply, merge keys, tags, long numbers."""
     total = 0  # values so far, an alias counted as what it stands for
-    opened, sizes = (
-        list[tuple[str | None, int]](),
-        dict[str | None, int](),
-    )  # open collections, sizes of anchors
+    opened = list[tuple[str | None, int]]()  # collections: their anchors, and the values before them
+    sizes = dict[str | None, int]()  # values of each anchor
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             total += sizes.get(event.anchor, MAX_NODES)  # an anchor that is still open is a circle
