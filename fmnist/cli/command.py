@@ -27,6 +27,7 @@ from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import check_name, find_requeued
 from fmnist.runs.settings import RETIRED
 from fmnist.training.classifier import ImageClassifier
+from fmnist.training.optimization import DEFAULT as DEFAULT_OPTIMIZER
 from fmnist.training.run import RunFolder, dump_settings
 from fmnist.training.trainer import check_strategy, complete, emulates_half
 
@@ -39,6 +40,7 @@ class Verb(NamedTuple):
     add_arguments: Callable[[Any], None] = lambda parser: None
 
 
+NAMES_OF_DATA = "model.class_names are those of the data: leave them out, or rename them with --data.class_map"
 VERBS = {
     "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
@@ -100,9 +102,12 @@ class Command(LightningCLI):
         return {self.verb: super().subcommands()[self.verb] | {"verbose", "weights_only", "return_predictions"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Names the default source in the parser, so that ``--data.source.root X`` works by itself."""
-        parser.set_defaults(DEFAULT_SOURCE)
+        """Names the default classes, so that ``--data.source.root X`` works by itself, and links the class names."""
+        parser.set_defaults({**DEFAULT_SOURCE, "model.optimizer": DEFAULT_OPTIMIZER})
         parser.accept_retired(*RETIRED)  # type: ignore[attr-defined]
+        if self.verb == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
+            check(not self.start.has_typed("--model.class_names"), NAMES_OF_DATA)
+            parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         VERBS[self.verb].add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -164,8 +169,8 @@ class Command(LightningCLI):
             return
         asked = self.config[self.verb].model.as_dict()
         kept = {"network": None, **self.start.checkpoint["hyper_parameters"]}
-        if self.verb != "fit":
-            del kept["optimizer"]  # is not used, so it is not imported
+        del kept["weights"]
+        del kept["class_names" if self.verb == "fit" else "optimizer"]  # is not used, so it is not imported
         self.config = self.parser.parse_object({self.verb: {"model": kept}}, self.config)
         defaults = self._parser(self.verb).get_defaults().model.as_dict()
         for name in kept:
@@ -176,6 +181,16 @@ class Command(LightningCLI):
             if asked[name] != value and (typed or asked[name] != defaults[name]):
                 for setting, is_, was in _differences(f"model.{name}", value, asked[name]):
                     say(f"notice: {setting} stays {is_}, as in the checkpoint ({was} was given)")
+
+    def before_instantiate_classes(self) -> None:
+        """Leaves out the weights that a run began with, where it is continued from newer ones.
+
+        Raises:
+            UserError: A configuration names the classes.
+        """
+        check(self.verb != "fit" or not self.config.fit.model.get("class_names"), NAMES_OF_DATA)
+        if self.start.checkpoint:
+            self.config[self.verb].model.weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""

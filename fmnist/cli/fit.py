@@ -125,7 +125,6 @@ def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> 
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         searches, name = isinstance(callback, BatchSizeFinder | LearningRateFinder), type(callback).__name__
         check(not searches, f"{name} begins from the start: give what it has found, and --trainer.callbacks null")
-    model.begins_with = None
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
     start.load_weights(model, trainer)
     if not before:

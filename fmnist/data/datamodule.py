@@ -13,6 +13,7 @@ from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
 from fmnist.data.split import check_fold, digest_split, hold_out
 from fmnist.errors import check, of_place
+from fmnist.seeds import global_seed
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
 
@@ -81,7 +82,8 @@ class FashionMNISTDataModule(LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
-        known = self.source.class_names
+        with of_place():
+            known = self.source.class_names
         for name in self.class_map:
             check(name in known, f"data.class_map names {name!r}: the classes are {', '.join(known)}")
         return [*dict.fromkeys(self.class_map.get(name, name) for name in known)]
@@ -119,14 +121,16 @@ class FashionMNISTDataModule(LightningDataModule):
         """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
         if stage in ("fit", None):
             self.check_batch_size(self.trainer.world_size if self.trainer else 1)
-            # seed_everything has set it; the first process decides, as all must draw the same order
-            seed = torch.initial_seed()
+            seed = global_seed()  # of the first process, as all must draw the same order
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         if stage in ("fit", "validate", None) and self.train_set is None:
             self.train_set, self.val_set = self._split(*self._load(train=True))
             self.split_digest = digest_split(self.train_set.labels, self.val_set.images)
         if stage in ("test", "predict", None) and self.test_set is None:
             self.test_set = _Images(*self._load(train=False))
+        model: Any = self.trainer.lightning_module if self.trainer else None
+        if stage == "fit" and hasattr(model, "use_pixel_statistics"):
+            model.use_pixel_statistics(*self.pixel_statistics())  # here, as callbacks that copy the model come next
 
     def check_batch_size(self, world_size: int) -> None:
         """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from fmnist.devices import find_device
 from fmnist.errors import check
@@ -34,6 +33,8 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
         Arguments that replace the settings, and callbacks that join theirs.
     """
     check(not config.barebones, "trainer.barebones would leave neither metrics nor a checkpoint: leave it out")
+    swa = any(isinstance(callback, StochasticWeightAveraging) for callback in _as_list(config.callbacks))
+    check(not swa, "StochasticWeightAveraging averages after the last checkpoint is saved: take EMAWeightAveraging")
     callbacks: list[Callback] = [Interrupt(), FewSteps(), History()] if fits else []
     if fits and config.enable_checkpointing is not False:
         callbacks += run_checkpoints(validated)
@@ -68,7 +69,7 @@ def check_strategy(trainer: Trainer, config: Namespace) -> None:
     Raises:
         UserError: Says what to set instead.
     """
-    apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    apart = str(config.strategy).endswith(("spawn", "fork", "notebook"))
     check(not apart, "trainer.strategy: processes that are spawned or forked keep their results: take ddp")
     on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size > 1
     check(not (config.sync_batchnorm and on_cpu), "trainer.sync_batchnorm works on GPUs alone: leave it out")
