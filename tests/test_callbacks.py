@@ -174,25 +174,6 @@ def test_a_training_without_checkpoints_is_possible(workplace, cli):
     assert not list(RUN.rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            ["--data.batch_size", 1000],
-            "data.batch_size 1000 is more than the 500 training images",
-        ),
-        (["--model.warmup_ratio", 0.01], "model.warmup_ratio 0.01 of 16 steps is none"),
-        (["--model.lr_schedule", "cosine", "--trainer.max_time", "00:01:00:00"], "the time limit may end"),
-        (["--trainer.callbacks+=EMAWeightAveraging"], "ends with 99 % of its first weights"),
-    ],
-)
-def test_what_too_few_steps_mean_is_said_at_the_start(workplace, cli, words, message):
-    code, out, _ = cli("fit", *SMALL, *words)
-    assert code == 0
-    assert message in out
-    assert out.index("notice: ") < out.index("epoch 1/2")
-
-
 def test_torchrun_decides_the_number_of_devices(workplace, cli):
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     _, out, _ = cli("fit", "--print_config")

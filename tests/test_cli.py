@@ -382,7 +382,7 @@ def test_a_moved_run_keeps_its_best_score(trained, cli, workplace):
     code, _, err = cli("fit", "--ckpt_path", "elsewhere/version_0/checkpoints/last.ckpt", "--trainer.max_epochs", 3)
     assert (code, err) == (0, "")
     record = torch.load("elsewhere/version_0/checkpoints/last.ckpt", weights_only=True)["callbacks"]
-    best = next(state for name, state in record.items() if "'best'" in name)
+    best = next(state for name, state in record.items() if "'val/acc'" in name)
     assert best["best_model_path"] == "elsewhere/version_0/checkpoints/best.ckpt"
     assert len((workplace / "elsewhere/version_0/metrics.csv").read_text().splitlines()) == 4
 

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
@@ -23,12 +22,10 @@ from fmnist.cli.start import find_start, scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.trained import MLP_SETTINGS
-from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.runs.folder import check_name, find_requeued
 from fmnist.runs.settings import RETIRED
+from fmnist.training.checkpoints import dump_settings
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.optimization import DEFAULT as DEFAULT_OPTIMIZER
-from fmnist.training.run import RunFolder, dump_settings
 from fmnist.training.trainer import check_strategy, complete, emulates_half
 
 
@@ -82,7 +79,7 @@ class Command(LightningCLI):
         super().__init__(
             ImageClassifier,
             FashionMNISTDataModule,
-            save_config_callback=RunFolder if verb == "fit" else None,
+            save_config_callback=None,  # the run is claimed with its settings
             trainer_defaults={
                 "max_epochs": 10,
                 "devices": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # what torchrun has started
@@ -134,13 +131,9 @@ class Command(LightningCLI):
         self._check_flat_flags()
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
-        if self.verb == "fit" and not start.path.name:
-            self._take_requeued()
         name = self.config[self.verb].get("name")
-        if name is not None:
-            check(not start.path.name, f"--name {name} is for a new run: leave it out where one is continued")
-            if not self.start.path.name:
-                check_name(name, self.start.root)
+        new = name is None or not start.path.name
+        check(new, f"--name {name} is for a new run: leave it out where one is continued")
 
     def _check_flat_flags(self) -> None:
         """Drops the settings of the MLP where there is another network: typed they are a mistake, else a leftover."""
@@ -156,12 +149,6 @@ class Command(LightningCLI):
             say(f"notice: {', '.join(other)} of the configuration are of the MLP: {name} is trained without")
             for flag in other:
                 model[flag] = defaults[flag]
-
-    def _take_requeued(self) -> None:
-        """Continues the run that this SLURM job had begun before it was put into the queue again."""
-        path = find_requeued(self.start.root, dump_settings(self._parser("fit"), self.config["fit"]))
-        if path:
-            self.start = replace(self.start, path=path, checkpoint=read_checkpoint(path) if path.is_file() else {})
 
     def _parse_ckpt_path(self) -> None:
         """Takes the model's settings from the checkpoint, and names those that were asked to differ."""
@@ -188,27 +175,24 @@ class Command(LightningCLI):
         Raises:
             UserError: A configuration names the classes.
         """
-        check(self.verb != "fit" or not self.config.fit.model.get("class_names"), NAMES_OF_DATA)
+        if self.verb == "fit":
+            check(not self.config.fit.model.get("class_names"), NAMES_OF_DATA)
+            self.config_yaml = dump_settings(self._parser("fit"), self.config.fit)
         if self.start.checkpoint:
             self.config[self.verb].model.weights = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
         config = self.config_init[self.verb].trainer
-        validated = self.datamodule.is_validated and config.limit_val_batches != 0
-        arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit", validated)
-        self.save_config_kwargs = {
-            "checkpoint": self.start.path,
-            "step": self.start.checkpoint.get("global_step", 0),
-            "tensorboard": config.logger in (True, None),
-            "name": self.config_init[self.verb].get("name"),
-        }
+        arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit")
         trainer = super().instantiate_trainer(**kwargs, **arguments)
         check_strategy(trainer, config)
         return trainer
 
     def _run(self, model: ImageClassifier, datamodule: FashionMNISTDataModule, **_: Any) -> None:
-        VERBS[self.verb].run(self.start, self.config_init[self.verb], self.trainer, model, datamodule)
+        settings = self.config_init[self.verb]
+        written = {"config": self.config_yaml} if self.verb == "fit" else {}
+        VERBS[self.verb].run(self.start, settings, self.trainer, model, datamodule, **written)
 
 
 class _Parsed(Command):

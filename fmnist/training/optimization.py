@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fmnist.errors import UserError, check
 
 Schedule = Literal["constant", "cosine", "linear"]
-DEFAULT = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+DEFAULT: dict[str, Any] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
 def configure(

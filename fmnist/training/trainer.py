@@ -1,33 +1,29 @@
 """How Lightning's Trainer is set up for the command line."""
 
+import math
 import signal
 import sys
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar, WeightAveraging
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.profilers import PassThroughProfiler
 
 from fmnist.devices import find_device
 from fmnist.errors import check
-from fmnist.training.checkpoint_io import AtomicCheckpointIO
-from fmnist.training.few_steps import FewSteps
+from fmnist.training.checkpoints import AtomicCheckpointIO, run_checkpoints
 from fmnist.training.history import History
-from fmnist.training.run import run_checkpoints
 
 
-def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, Any], list[Callback]]:
+def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callback]]:
     """Returns what a trainer of the command line has beside its settings.
 
     Args:
         config: The settings.
         fits: Whether it will train.
-        validated: Whether there will be a validation accuracy.
 
     Returns:
         Arguments that replace the settings, and callbacks that join theirs.
@@ -35,17 +31,16 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
     check(not config.barebones, "trainer.barebones would leave neither metrics nor a checkpoint: leave it out")
     swa = any(isinstance(callback, StochasticWeightAveraging) for callback in _as_list(config.callbacks))
     check(not swa, "StochasticWeightAveraging averages after the last checkpoint is saved: take EMAWeightAveraging")
-    callbacks: list[Callback] = [Interrupt(), FewSteps(), History()] if fits else []
+    callbacks: list[Callback] = [Interrupt(), AveragingCheck(), History()] if fits else []
     if fits and config.enable_checkpointing is not False:
-        callbacks += run_checkpoints(validated)
-    arguments: dict[str, Any] = {"profiler": config.profiler or NoProfiler()}
-    if not fits:
-        arguments["logger"] = False  # an evaluation logs nothing
-    elif config.logger in (True, None):
-        arguments["logger"] = DummyLogger()  # until the run has its folder
-    plugins = _as_list(config.plugins)
+        callbacks += run_checkpoints()
+    arguments: dict[str, Any] = {} if fits else {"logger": False}  # an evaluation logs nothing
+    plugins = arguments["plugins"] = _as_list(config.plugins)
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+        plugins.append(AtomicCheckpointIO())
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()  # which Lightning prefers
+    if slurm and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # which would save, and resume, in the middle of an epoch
     if not any(isinstance(callback, ProgressBar) for callback in _as_list(config.callbacks)):
         shown = config.enable_progress_bar is not False and sys.stdout.isatty()
         arguments["enable_progress_bar"] = shown
@@ -76,7 +71,7 @@ def check_strategy(trainer: Trainer, config: Namespace) -> None:
 
 
 def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return [*value] if isinstance(value, list) else [] if value is None else [value]
 
 
 class Interrupt(Callback):
@@ -113,6 +108,25 @@ class Interrupt(Callback):
         self.teardown(trainer, pl_module, "fit")
 
 
+class AveragingCheck(Callback):
+    """Refuses averaging that never begins: the weights of the beginning would replace the trained ones."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at all steps and epochs there will be.
+
+        Raises:
+            UserError: None of them is averaged.
+        """
+        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and math.isfinite(steps):
+                begins = any(callback.should_update(step_idx=step) for step in range(int(steps))) or any(
+                    callback.should_update(epoch_idx=epoch) for epoch in range(epochs)
+                )
+                name = type(callback).__name__
+                check(begins, f"{name} would never begin: the training has {steps} steps in {epochs} epochs")
+
+
 class EpochBar(TQDMProgressBar):
     """Lightning's progress bar of the running epoch, counted from one; what an epoch has brought is printed above."""
 
@@ -124,13 +138,3 @@ class EpochBar(TQDMProgressBar):
         """Shows which epoch begins."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's default profiler, without a generator for each of the hundred hooks of a step."""
-
-    nothing = nullcontext()
-
-    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
-        """Measures nothing."""
-        return self.nothing
