@@ -78,6 +78,7 @@ def test_a_callback_that_cannot_work_is_refused(workplace, cli, added, message):
     assert code == 2
     assert err.count("\n") == 1
     assert message in err
+    assert not [*Path("lightning_logs").glob("*")], "nothing was trained, so there is no run"
 
 
 @pytest.mark.parametrize("normalization", ["none", "batch"])

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
 from fmnist.data.sampler import EpochSampler
-from fmnist.training.objective import balance
+from fmnist.training.loss import balance
 from fmnist.training.optimization import describe_optimizer, learning_rate_factor
 
 

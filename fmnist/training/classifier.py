@@ -15,7 +15,7 @@ from fmnist.model.mlp import check_pixels
 from fmnist.model.trained import NetworkFactory, build_network, calibrate, describe_network
 from fmnist.model.typicality import listen
 from fmnist.training.calibration import CalibratedModule
-from fmnist.training.objective import Objective, balance
+from fmnist.training.loss import Objective, balance
 from fmnist.training.optimization import Schedule, configure, describe_optimizer
 from fmnist.training.precision import MatmulPrecision
 from fmnist.training.pretrained import Pretrained
@@ -91,7 +91,7 @@ class ImageClassifier(CalibratedModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        images, targets = self.objective.blend(*batch)  # uint8 (B, 1, 28, 28), int64 (B,)
+        images, targets = self.objective.mix_batch(*batch)  # uint8 (B, 1, 28, 28), int64 (B,)
         logits = self(images)
         loss = self.objective.loss(logits, targets)
         self.train_metrics.note(logits, batch[1], loss)

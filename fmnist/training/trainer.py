@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar, WeightAveraging
-from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from fmnist.devices import find_device
@@ -19,7 +21,7 @@ from fmnist.training.history import History
 
 
 def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callback]]:
-    """Returns what a trainer of the command line has beside its settings.
+    """Returns what a trainer of the command line has in addition to its settings.
 
     Args:
         config: The settings.
@@ -49,13 +51,13 @@ def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callba
 
 
 def emulates_half(config: Namespace) -> bool:
-    """Tells whether the trainer would compute in bfloat16 on a processor without: many times slower."""
+    """Returns whether the trainer would emulate 16-bit arithmetic on its processor, which is many times slower."""
     mixed = str(config.precision) in ("bf16", "bf16-mixed", "16", "16-mixed")
     return mixed and find_device(config.accelerator) == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def check_strategy(trainer: Trainer, config: Namespace) -> None:
-    """Refuses ways of using many processes that end in the middle of a training, or lose its results.
+    """Refuses strategies for several processes that fail in the middle of training, or lose its results.
 
     Args:
         trainer: The trainer.
@@ -75,36 +77,36 @@ def _as_list(value: Any) -> list[Any]:
 
 
 class Interrupt(Callback):
-    """Makes Ctrl-C stop a training at the end of the step; a second one stops at once.
+    """Makes Ctrl-C stop training at the end of the step; a second one stops at once.
 
-    An exception that is thrown into the middle of a library can get lost there: matplotlib
-    swallows it while it measures text, and the training would go on.
+    An exception raised in the middle of a library can get lost there: matplotlib swallows it while it measures
+    text, and training would go on.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.interrupted = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to note Ctrl-C instead of raising it."""
+        """Replaces the handler of Ctrl-C."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGINT, self._interrupt)
 
-    def _note(self, *_: object) -> None:
-        self.asked = True
+    def _interrupt(self, *_: object) -> None:
+        self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Stops, if that has been asked for."""
-        if self.asked:
+        """Stops after Ctrl-C."""
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives Ctrl-C back."""
-        if signal.getsignal(signal.SIGINT) == self._note:
+        """Restores the handler of Ctrl-C."""
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives Ctrl-C back."""
+        """Restores the handler of Ctrl-C."""
         self.teardown(trainer, pl_module, "fit")
 
 
