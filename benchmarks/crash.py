@@ -143,30 +143,6 @@ def stopped(place: Place) -> str:
     return f"both signals; the process was gone after {took:.1f} s at most"
 
 
-@promise("SLURM's requeue signal: the job asks to be requeued, and the same command then continues its run")
-def requeued(place: Place) -> str:
-    """Stands in for the scheduler: its variables, a ``scontrol`` that takes notes, SIGUSR1, SIGTERM."""
-    folder = place.new()
-    notes = folder / "notes"
-    (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {notes}\n')
-    (folder / "scontrol").chmod(0o755)
-    job = {"JOB_ID": "77", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
-    env = {f"SLURM_{name}": value for name, value in job.items()} | {"PATH": f"{folder}:{os.environ['PATH']}"}
-    process = place.start(folder, env=env)
-    wait_for(lambda: (folder / RUN / "checkpoints/last.ckpt").exists(), process)
-    process.send_signal(signal.SIGUSR1)
-    wait_for(notes.exists, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    expect(process.returncode == 143, f"ended with {process.returncode}")
-    expect(notes.read_text() == "requeue 77\n", notes.read_text())
-    expect(place.start(folder, env={**env, "SLURM_RESTART_COUNT": "1"}).wait() == 0, "the requeued job failed")
-    left = {path.name for path in folder.iterdir()} | {path.name for path in (folder / "lightning_logs").iterdir()}
-    expect(left == {"scontrol", "notes", "lightning_logs", RUN.name}, f"left behind: {left}")
-    compare(digests(folder / RUN), place.reference()[0])
-    return "one job through Lightning's SLURMEnvironment; equal to the undisturbed run"
-
-
 @promise("disk full, folder read-only or removed during training: one line, exit code 2, checkpoints intact")
 def starved(place: Place) -> str:
     """Takes the disk away after the first epoch."""

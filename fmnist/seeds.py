@@ -1,8 +1,19 @@
 """Seeds that depend on where a run stands, so that a resumed run draws what it would have drawn."""
 
+import os
+
 import numpy as np
+import torch
 
 
 def mix_seeds(*numbers: int) -> int:
     """Makes one 64-bit seed of several non-negative numbers; close numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def global_seed() -> int:
+    """Returns the seed given to Lightning's ``seed_everything``, or torch's where that was not called.
+
+    It is read from the variable in which ``seed_everything`` keeps it: torch's own seed is set anew in every epoch.
+    """
+    return int(os.environ.get("PL_GLOBAL_SEED") or torch.initial_seed())

@@ -62,7 +62,7 @@ def test_equal_pictures_stay_in_one_fold(small_data, tmp_path, split_by):
     for data in made:
         seen = {image.numpy().tobytes() for image in data.train_set.images}
         assert not [image for image in data.val_set.images if image.numpy().tobytes() in seen]
-    assert (made[0].validated_on is None) == (split_by == "order")
+    assert (made[0].val_set.digests is None) == (split_by == "order")
 
 
 def test_folds_do_not_depend_on_the_order_of_the_images():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fmnist.data.augment import random_flip, random_shift
-from fmnist.training.objective import mixup
+from fmnist.training.loss import mixup
 
 
 def numbered(batch=400, size=5):

@@ -1,4 +1,5 @@
 import pickle
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
 from fmnist.data.sampler import EpochSampler
-from fmnist.training.objective import balance
+from fmnist.training.loss import balance
 from fmnist.training.optimization import describe_optimizer, learning_rate_factor
 
 
@@ -16,11 +17,11 @@ from fmnist.training.optimization import describe_optimizer, learning_rate_facto
 def fit(workplace):
     """Trains a model as in a notebook. Returns the trainer."""
 
-    def fit(model, data=None, **options):
+    def fit(model, data=None, ckpt_path=None, **options):
         settings = {"max_epochs": 1, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         settings["enable_checkpointing"] = False
         trainer = Trainer(**{"accelerator": "cpu", "num_sanity_val_steps": 0, **settings, **options})
-        trainer.fit(model, data or FashionMNISTDataModule(val_size=100))
+        trainer.fit(model, data or FashionMNISTDataModule(val_size=100), ckpt_path=ckpt_path)
         return trainer
 
     return fit
@@ -175,12 +176,56 @@ def test_data_with_other_classes_is_refused(fit):
         fit(ImageClassifier(hidden_dims=[8], class_names=["cat", "dog"]))
 
 
-def test_classes_must_be_known(workplace):
-    batch = (torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    loader = DataLoader([batch], batch_size=None)
-    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False)
-    with pytest.raises(UserError, match="the classes are unknown"):
-        trainer.fit(ImageClassifier(), loader, loader)
+def test_a_checkpoint_with_other_classes_is_refused_before_its_weights_are_loaded(fit):
+    shoes = {"Sneaker": "Shoe", "Ankle boot": "Shoe", "Sandal": "Shoe"}
+    data = FashionMNISTDataModule(val_size=100, class_map=shoes)
+    fit(ImageClassifier(hidden_dims=[8], class_names=data.class_names), data).save_checkpoint("shoes.ckpt")
+    with pytest.raises(UserError, match=r"the model predicts T-shirt/top, .*; the checkpoint has .*, Shoe"):
+        fit(ImageClassifier(hidden_dims=[8]), ckpt_path="shoes.ckpt")
+    assert ImageClassifier.load_from_checkpoint("shoes.ckpt").hparams["class_names"] == data.class_names
+
+
+def test_what_a_checkpoint_describes_is_not_imported_unless_it_is_of_torch(fit):
+    model = ImageClassifier(hidden_dims=[8], optimizer=partial(torch.optim.Adam, lr=1e-3))
+    fit(model).save_checkpoint("model.ckpt")
+    loaded = ImageClassifier.load_from_checkpoint("model.ckpt")
+    assert isinstance(fit(loaded).optimizers[0], torch.optim.Adam)
+    for settings, message in (
+        ({"optimizer": {"class_path": "os.system"}}, "model.optimizer is os.system, which is not one of torch.optim"),
+        ({"network": {"class_path": "os.system", "init_args": {}}}, "model.network is the description of os.system"),
+        ({"network": "os.system"}, "model.network is the description of os.system"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fit(ImageClassifier.load_from_checkpoint("model.ckpt", **settings))
+
+
+def test_a_second_training_takes_the_seed_of_the_run_and_not_that_of_the_last_epoch(fit):
+    seed_everything(5, verbose=False)
+    models = [ImageClassifier(hidden_dims=[16], dropout=0.5)]
+    models.append(deepcopy(models[0]))
+    for model in models:
+        fit(model, max_epochs=2)
+    assert torch.equal(*(model.state_dict()["network.1.weight"] for model in models))
+
+
+@pytest.mark.parametrize("given", [{}, {"mean": 0.5, "std": 0.25}])
+def test_callbacks_that_copy_the_model_find_the_statistics_of_the_data(fit, given):
+    class Copies(Callback):
+        def setup(self, trainer, pl_module, stage):
+            self.copy = deepcopy(pl_module.network[0])
+
+    class Unpublished(FashionMNIST):
+        pixels = None
+
+    copies, data = Copies(), FashionMNISTDataModule(Unpublished(), val_size=100)
+    model = ImageClassifier(hidden_dims=[8], **given)
+    fit(model, data, callbacks=[copies])
+    pixels = data.train_set.images / 255
+    wanted = given or {"mean": pixels.mean().item(), "std": pixels.std().item()}
+    assert {name: model.hparams[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
+    found = copies.copy(data.train_set.images)
+    assert torch.equal(found, model.network[0](data.train_set.images))
+    assert torch.allclose(found, (pixels - wanted["mean"]) / wanted["std"], atol=1e-3)
 
 
 def test_an_epoch_gives_the_weights_of_a_plain_loop_bit_for_bit(fit):
@@ -227,7 +272,7 @@ def loaders(workplace):
 
 def train_on(loaders):
     seed_everything(0, verbose=False)
-    model = ImageClassifier(hidden_dims=[16], class_names=FashionMNIST.class_names)
+    model = ImageClassifier(hidden_dims=[16])
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", max_epochs=2, enable_checkpointing=False, **quiet)
     trainer.fit(model, *loaders[:2])
@@ -260,7 +305,7 @@ def test_floats_on_another_scale_are_refused(loaders, change):
 
 
 def test_classes_cannot_be_weighed_without_a_data_module(loaders):
-    model = ImageClassifier(class_names=FashionMNIST.class_names, class_weights="balanced")
+    model = ImageClassifier(class_weights="balanced")
     trainer = Trainer(
         accelerator="cpu", logger=False, max_epochs=1, enable_checkpointing=False, enable_progress_bar=False
     )
@@ -278,24 +323,26 @@ def test_callbacks_find_the_network_when_they_are_set_up(fit):
     assert looks.found == 784 * 8 + 8 + 8 * 10 + 10
 
 
-@pytest.mark.parametrize("names", [None, FashionMNIST.class_names])
-def test_a_model_can_be_pickled(names):
-    model = ImageClassifier(hidden_dims=[8], class_names=names)
+def test_a_model_can_be_pickled():
+    model = ImageClassifier(hidden_dims=[8])
     again = pickle.loads(pickle.dumps(model))
     assert again.hparams == model.hparams
-    (group,) = again.optimizer([torch.zeros(1, requires_grad=True)]).param_groups
-    assert group["lr"] == 0.1
+    assert again.configure_optimizers().param_groups[0]["lr"] == 0.1
 
 
-def test_a_network_that_another_process_would_train_is_refused(fit):
-    with pytest.raises(Exception, match=r"need ImageClassifier\(class_names=...\) to give it back"):
-        fit(ImageClassifier(hidden_dims=[8]), strategy="ddp_fork", devices=1)
+def test_statistics_that_another_process_would_measure_are_asked_for(fit):
+    class Unpublished(FashionMNIST):
+        pixels = None
+
+    data = FashionMNISTDataModule(Unpublished(), val_size=100)
+    with pytest.raises(Exception, match=r"returns weights only: give mean=0.*, std=0"):
+        fit(ImageClassifier(hidden_dims=[8]), data, strategy="ddp_fork", devices=1)
 
 
 @pytest.mark.filterwarnings("ignore:.*sync_dist=True")
 def test_a_forked_training_gives_its_weights_back(fit):
     seed_everything(0, verbose=False)
-    model = ImageClassifier(hidden_dims=[16], class_names=FashionMNIST.class_names)
+    model = ImageClassifier(hidden_dims=[16])
     data = FashionMNISTDataModule(val_size=100)
     trainer = fit(model, data, strategy="ddp_fork", devices=1, max_epochs=3)
     data.setup()

@@ -376,9 +376,36 @@ def test_a_moved_run_keeps_its_best_score(trained, cli, workplace):
     code, _, err = cli("fit", "--ckpt_path", "elsewhere/version_0/checkpoints/last.ckpt", "--trainer.max_epochs", 3)
     assert (code, err) == (0, "")
     record = torch.load("elsewhere/version_0/checkpoints/last.ckpt", weights_only=True)["callbacks"]
-    best = next(state for name, state in record.items() if "'best'" in name)
+    best = next(state for name, state in record.items() if "'val/acc'" in name)
     assert best["best_model_path"] == "elsewhere/version_0/checkpoints/best.ckpt"
     assert len((workplace / "elsewhere/version_0/metrics.csv").read_text().splitlines()) == 4
+
+
+def test_a_continued_run_reads_its_checkpoint_once_and_removes_nothing_that_it_names(trained, cli, monkeypatch):
+    last, load, read = RUN / "checkpoints/last.ckpt", torch.load, []
+    content, precious = load(last, weights_only=True), Path("precious.txt")
+    precious.touch()
+    for name, state in content["callbacks"].items():
+        if "RunCheckpoint" in name:
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[key] = f"local://{precious.absolute()}"
+            state["best_k_models"] = {state["kth_best_model_path"]: torch.tensor(0.0)}
+    torch.save(content, last)
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
+    code, out, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
+    assert (code, err, read) == (0, "", [last])
+    assert "epoch 3/3" in out
+    assert precious.exists()
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+
+
+def test_a_mistake_leaves_a_run_that_was_to_be_continued_as_it_was(trained, cli):
+    before = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    words = ("--trainer.max_epochs", 3, "--data.source.download", "false", "--data.source.root", "nowhere")
+    os.environ["FMNIST_DATA"] = "nowhere"
+    code, _, err = cli("fit", "--ckpt_path", "last", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file() and path in before} == before
 
 
 @pytest.mark.parametrize("logger", ["false", "lightning.pytorch.loggers.CSVLogger"])

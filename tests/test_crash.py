@@ -13,5 +13,5 @@ def test_promises_are_kept(real_root, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "NO" not in done.stdout
-    assert done.stdout.count("| yes |") == 6
+    assert done.stdout.count("| yes |") == 5
     assert not list(tmp_path.iterdir())

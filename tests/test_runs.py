@@ -52,18 +52,6 @@ def test_a_training_is_continued_even_if_it_has_no_checkpoint_yet(tmp_path):
     assert runs.find_checkpoint("best", tmp_path, to_continue=True).parent.parent.name == "version_2"
 
 
-def test_a_requeued_job_finds_its_own_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    mine = runs.claim(tmp_path, "settings")
-    runs.claim(tmp_path, "other settings")
-    assert runs.find_requeued(tmp_path, "settings") is None, "the first time the job runs"
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert runs.find_requeued(tmp_path, "settings") == mine / "checkpoints" / "last.ckpt"
-    assert runs.find_requeued(tmp_path, "new settings") is None
-    monkeypatch.setenv("SLURM_JOB_ID", "8")
-    assert runs.find_requeued(tmp_path, "settings") is None
-
-
 def test_a_path_is_taken_as_it_is(tmp_path):
     path = make(tmp_path, 0, "other") / "other.ckpt"
     assert runs.find_checkpoint(str(path), tmp_path) == path

@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
@@ -23,10 +22,9 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.trained import MLP_SETTINGS
 from fmnist.names import describe_code, import_code
-from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.runs.folder import check_name, find_requeued
+from fmnist.training.checkpoints import dump_settings
 from fmnist.training.classifier import ImageClassifier
-from fmnist.training.run import RunFolder, dump_settings
+from fmnist.training.optimization import DEFAULT as DEFAULT_OPTIMIZER
 from fmnist.training.trainer import check_strategy, complete, emulates_half
 
 
@@ -38,6 +36,7 @@ class Verb(NamedTuple):
     add_arguments: Callable[[Any], None] = lambda parser: None
 
 
+NAMES_OF_DATA = "model.class_names are those of the data: leave them out, or rename them with --data.class_map"
 VERBS = {
     "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
@@ -79,7 +78,7 @@ class Command(LightningCLI):
         super().__init__(
             ImageClassifier,
             FashionMNISTDataModule,
-            save_config_callback=RunFolder if verb == "fit" else None,
+            save_config_callback=None,  # the run is claimed with its settings
             trainer_defaults={
                 "max_epochs": 10,
                 "devices": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # what torchrun has started
@@ -99,8 +98,11 @@ class Command(LightningCLI):
         return {self.verb: super().subcommands()[self.verb] | {"verbose", "weights_only", "return_predictions"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sets the default source, so that ``--data.source.root X`` works by itself, and what the checkpoint has."""
-        parser.set_defaults({**DEFAULT_SOURCE, **self.start.data})
+        """Sets the default classes, so that ``--data.source.root X`` works alone, and the data of the checkpoint."""
+        parser.set_defaults({**DEFAULT_SOURCE, "model.optimizer": DEFAULT_OPTIMIZER, **self.start.data})
+        if self.verb == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
+            check(not self.start.has_typed("--model.class_names"), NAMES_OF_DATA)
+            parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
         VERBS[self.verb].add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -121,13 +123,9 @@ class Command(LightningCLI):
         self._check_flat_flags()
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
-        if self.verb == "fit" and not start.path.name:
-            self._take_requeued()
         name = self.config[self.verb].get("name")
-        if name is not None:
-            check(not start.path.name, f"--name {name} is for a new run: leave it out where one is continued")
-            if not self.start.path.name:
-                check_name(name, self.start.root)
+        new = name is None or not start.path.name
+        check(new, f"--name {name} is for a new run: leave it out where one is continued")
 
     def _check_flat_flags(self) -> None:
         """Drops the settings of the MLP where there is another network: typed they are a mistake, else a leftover."""
@@ -144,12 +142,6 @@ class Command(LightningCLI):
             for flag in other:
                 model[flag] = defaults[flag]
 
-    def _take_requeued(self) -> None:
-        """Continues the run that this SLURM job had begun before it was put into the queue again."""
-        path = find_requeued(self.start.root, dump_settings(self._parser("fit"), self.config["fit"]))
-        if path:
-            self.start = replace(self.start, path=path, checkpoint=read_checkpoint(path) if path.is_file() else {})
-
     def _parse_ckpt_path(self) -> None:
         """Keeps Lightning, whose method this is, from reading the checkpoint and parsing what it says."""
 
@@ -163,7 +155,9 @@ class Command(LightningCLI):
             return
         kept = {"network": None, **self.start.checkpoint["hyper_parameters"]}
         given, defaults = self.config[self.verb].model.as_dict(), self._parser(self.verb).get_defaults().model.as_dict()
+        del kept["weights"]
         if self.verb == "fit":
+            del kept["class_names"]  # those of the data, which are compared
             self._keep_code(kept, given)
             plain = {name: value for name, value in kept.items() if name not in ("network", "optimizer")}
             self.config = self.parser.parse_object({self.verb: {"model": plain}}, self.config)
@@ -204,23 +198,30 @@ class Command(LightningCLI):
         if self.start.checkpoint and self.verb != "fit":
             self.model = self.start.make_model()
 
+    def before_instantiate_classes(self) -> None:
+        """Leaves out the weights that a run began with, where it is continued from newer ones.
+
+        Raises:
+            UserError: A configuration names the classes.
+        """
+        if self.verb == "fit":
+            check(not self.config.fit.model.get("class_names"), NAMES_OF_DATA)
+            self.config_yaml = dump_settings(self._parser("fit"), self.config.fit)
+        if self.start.checkpoint:
+            self.config[self.verb].model.weights = None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
         config = self.config_init[self.verb].trainer
-        validated = self.datamodule.is_validated and config.limit_val_batches != 0
-        arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit", validated)
-        self.save_config_kwargs = {
-            "checkpoint": self.start.path,
-            "step": self.start.checkpoint.get("global_step", 0),
-            "tensorboard": config.logger in (True, None),
-            "name": self.config_init[self.verb].get("name"),
-        }
+        arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit")
         trainer = super().instantiate_trainer(**kwargs, **arguments)
         check_strategy(trainer, config)
         return trainer
 
     def _run(self, model: ImageClassifier, datamodule: FashionMNISTDataModule, **_: Any) -> None:
-        VERBS[self.verb].run(self.start, self.config_init[self.verb], self.trainer, model, datamodule)
+        settings = self.config_init[self.verb]
+        written = {"config": self.config_yaml} if self.verb == "fit" else {}
+        VERBS[self.verb].run(self.start, settings, self.trainer, model, datamodule, **written)
 
 
 class _Parsed(Command):

@@ -18,8 +18,15 @@ from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
 from fmnist.runs.folder import check_own, run_folder
 from fmnist.runs.tables import percent
+from fmnist.training.checkpoints import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    RunLogger,
+    finish_interrupted_run,
+    keep_callback_states,
+)
+from fmnist.training.checkpoints import run_folder as claim_run_folder
 from fmnist.training.classifier import ImageClassifier
-from fmnist.training.run import RunCheckpoint, round_off
 
 EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
 
@@ -30,14 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fit(
-    start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
+    start: Start,
+    settings: Namespace,
+    trainer: Trainer,
+    model: ImageClassifier,
+    data: FashionMNISTDataModule,
+    config: str,
 ) -> None:
-    """Trains, or continues a training, and says where things are."""
-    if run := run_folder(start.path):
-        check_own(run)
+    """Trains, or continues a training, and says where things are; ``config`` becomes the run's ``config.yaml``."""
+    continued = run_folder(start.path)
+    if continued:
+        check_own(continued)
     if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
-        if run := run_folder(start.path):
-            round_off(run)
+        if continued:
+            finish_interrupted_run(continued)
         say(f"{start.path} has all {start.epochs} epochs: nothing to do; for more, raise --trainer.max_epochs")
         return
     data.check_batch_size(trainer.world_size)
@@ -49,11 +62,15 @@ def fit(
         if not start.has_typed("-c", "--config"):
             say("notice: no --config: these are the defaults; the main job is --config configs/mlp.yaml")
         say(f"fit on {name_device(trainer)}")
-        if run := run_folder(start.path):
-            say(f"notice: {run} was stopped before its first epoch had ended, and begins again")
+        if continued:
+            say(f"notice: {continued} was stopped before its first epoch had ended, and begins again")
     trainer.callbacks.append(_Opening(start.checkpoint.get("FashionMNISTDataModule") or {}))  # type: ignore[attr-defined]
-    _train(trainer, model, data, str(start.path) if start.checkpoint else None)
-    check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
+    trainer.precision_plugin.convert_module(model)  # before callbacks copy it
+    with claim_run_folder(trainer, config, continued, settings.name) as run:
+        if run and settings.trainer.logger in (True, None):
+            trainer.loggers = [RunLogger(run, start.checkpoint.get("global_step", 0) if continued else None)]
+        _train(start, trainer, model, data)
+        check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
     best = _find_best(trainer)
     if best and best.best_model_path:
         known = best.best_model_score
@@ -104,10 +121,13 @@ def _find_best(trainer: Trainer) -> RunCheckpoint | None:
     return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)), None)
 
 
-def _train(trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule, ckpt_path: str | None) -> None:
-    """Calls the trainer; what a user can mend becomes one line."""
+def _train(start: Start, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule) -> None:
+    """Calls the trainer, with the checkpoint as it was read; what a user can mend becomes one line."""
+    path, files = str(start.path) if start.checkpoint else None, trainer.strategy.checkpoint_io
+    if path and isinstance(files, AtomicCheckpointIO):
+        files.given[path] = lambda: keep_callback_states(start.checkpoint, trainer)
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+        trainer.fit(model, datamodule=data, ckpt_path=path)
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise
@@ -127,9 +147,8 @@ def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> 
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         searches, name = isinstance(callback, BatchSizeFinder | LearningRateFinder), type(callback).__name__
         check(not searches, f"{name} begins from the start: give what it has found, and --trainer.callbacks null")
-    model.begins_with = None
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
-    start.load_weights(model, trainer)
+    start.announce(name_device(trainer))
     if start.planned is None:
         say("notice: the checkpoint lies outside a run, so its settings are unknown: those of this command are used")
     planned, now = before.get("max_epochs"), trainer.max_epochs

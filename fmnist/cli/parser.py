@@ -104,7 +104,7 @@ class Parser(LightningArgumentParser):
 
     def _is_shown(self, action: argparse.Action) -> bool:
         flags = TRAINING_FLAGS if self.verb == "fit" else EVALUATION_FLAGS
-        if action.dest.endswith(".help") or action.dest in ("model", "data"):
+        if action.dest.endswith(".help") or action.dest in ("model", "data", "model.class_names"):
             return False
         hidden = action.dest.startswith("trainer.") and action.dest not in flags
         own = action.dest == "model.network" and self.verb != "fit"  # a name, to say that it is trusted

@@ -117,7 +117,6 @@ class Start:
 
     def load_weights(self, model: "ImageClassifier", trainer: "Trainer") -> None:
         """Gives a model the weights of the checkpoint, in the precision of the trainer; or the ensemble as network."""
-        model.configure_model()
         if self.others:
             model.network = load_members(self.members, self.network).network
         trainer.precision_plugin.convert_module(model)  # before the weights come, or 64 bits are cut to 32

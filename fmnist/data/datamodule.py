@@ -5,19 +5,20 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from fmnist.data.augment import random_flip, random_shift
+from fmnist.data.images import Batch, Images, make_loader
+from fmnist.data.leakage import find_leakage
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.saved import describe_data
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source
 from fmnist.data.split import check_fold, digest_split, hold_out
 from fmnist.errors import check, of_place
+from fmnist.seeds import global_seed
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
-
-Batch = tuple[Tensor, Tensor]
 
 
 class FashionMNISTDataModule(LightningDataModule):
@@ -63,12 +64,10 @@ class FashionMNISTDataModule(LightningDataModule):
         self.seed = 0
         self.epoch = 0
         self.split_digest = ""
-        self.trained_on: Tensor | None = None  # digests of the images, where the source tells them
-        self.validated_on: Tensor | None = None
         self.held_out: Tensor | None = None  # indices of the validation images in the source's training part
-        self.train_set: _Images | None = None
-        self.val_set: _Images | None = None
-        self.test_set: _Images | None = None
+        self.train_set: Images | None = None
+        self.val_set: Images | None = None
+        self.test_set: Images | None = None
         for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
             value = getattr(self, name)
             check(value >= least, f"data.{name} is {value}: it must be at least {least}")
@@ -82,7 +81,8 @@ class FashionMNISTDataModule(LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
-        known = self.source.class_names
+        with of_place():
+            known = self.source.class_names
         for name in self.class_map:
             check(name in known, f"data.class_map names {name!r}: the classes are {', '.join(known)}")
         return [*dict.fromkeys(self.class_map.get(name, name) for name in known)]
@@ -96,17 +96,14 @@ class FashionMNISTDataModule(LightningDataModule):
         """Returns mean and std of the training pixels, from 0 to 1: published ones, else those of the data."""
         if self.source.pixels or self.train_set is None:
             return self.source.pixels or FashionMNIST.pixels
-        counts = torch.bincount(self.train_set.images.flatten(), minlength=256).double()  # exact, in any order
-        levels = torch.arange(256, dtype=torch.double) / 255
-        mean = (counts * levels).sum() / counts.sum()
-        std = ((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt()
-        return round(mean.item(), 4), round(std.item(), 4) or 1.0
+        return self.train_set.pixel_statistics()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns, for the checkpoint, the epoch that a continued training begins with, and what the data was."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
-        known = {"split": self.split_digest, "trained_on": self.trained_on, "data": describe_data(self)}
-        return {"epoch": epoch, **known}
+        known = {"split": self.split_digest, "data": describe_data(self)}
+        trained_on = None if self.train_set is None else self.train_set.digests
+        return {"epoch": epoch, "trained_on": trained_on, **known}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
@@ -121,14 +118,16 @@ class FashionMNISTDataModule(LightningDataModule):
         """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
         if stage in ("fit", None):
             self.check_batch_size(self.trainer.world_size if self.trainer else 1)
-            # seed_everything has set it; the first process decides, as all must draw the same order
-            seed = torch.initial_seed()
+            seed = global_seed()  # of the first process, as all must draw the same order
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         if stage in ("fit", "validate", None) and self.train_set is None:
-            self.train_set, self.val_set = self._split(*self._load(train=True))
+            self.train_set, self.val_set = self._split(self._load(train=True))
             self.split_digest = digest_split(self.train_set.labels, self.val_set.images)
         if stage in ("test", "predict", None) and self.test_set is None:
-            self.test_set = _Images(*self._load(train=False))
+            self.test_set = self._load(train=False)
+        model: Any = self.trainer.lightning_module if self.trainer else None
+        if stage == "fit" and hasattr(model, "use_pixel_statistics"):
+            model.use_pixel_statistics(*self.pixel_statistics())  # here, as callbacks that copy the model come next
 
     def check_batch_size(self, world_size: int) -> None:
         """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
@@ -137,46 +136,34 @@ class FashionMNISTDataModule(LightningDataModule):
         check(self.batch_size % world_size == 0, f"{what}: give --data.batch_size {near}")
 
     @of_place()
-    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
-        return self._rename(*self.source.load(train))
+    def _load(self, train: bool) -> Images:
+        return self._rename(*self.source.load(train), self.source.digests(train))
 
-    def _rename(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _rename(self, images: Tensor, labels: Tensor, digests: Tensor | None = None) -> Images:
         names = self.class_names
         new = [names.index(self.class_map.get(name, name)) for name in self.source.class_names]
-        return images, torch.tensor(new)[labels]
+        return Images(images, torch.tensor(new)[labels], digests)
 
-    def _split(self, images: Tensor, labels: Tensor) -> tuple["_Images", "_Images"]:
-        own, digests = self.source.load_val(), self.source.digests(train=True)
-        self.trained_on = digests
+    def _split(self, whole: Images) -> tuple[Images, Images]:
+        own = self.source.load_val()
         check(self.fold is None or own is None, "data.fold: the source has a validation part: leave --data.fold out")
         if not self.is_validated or own is not None:
-            empty = (images[:0], labels[:0])
-            val_part = empty if own is None or self.val_size == 0 else self._rename(*own)
-            return _Images(images, labels), _Images(*val_part)
-        train, val = hold_out(images, labels, digests, self.fold or self.val_size, self.split_seed)
-        self.held_out = val
-        if digests is not None:
-            self.trained_on, self.validated_on = digests[train], digests[val]
-        return _Images(images[train], labels[train]), _Images(images[val], labels[val])
+            empty = Images(whole.images[:0], whole.labels[:0])
+            return whole, empty if own is None or self.val_size == 0 else self._rename(*own)
+        part = self.fold or self.val_size
+        train, self.held_out = hold_out(whole.images, whole.labels, whole.digests, part, self.split_seed)
+        return whole.select(train), whole.select(self.held_out)
 
     def compare_split(self, saved: dict[str, Any], stage: str) -> list[str]:
-        """Says in a line each what is wrong with testing, validating or training a network further on this data.
+        """Returns a line each for what is wrong with using a network on this data.
 
         Args:
             saved: What ``state_dict`` returned in its training.
             stage: ``test``, ``validate`` or ``fit``, which must have been set up.
         """
-        lines = []
-        before, now = saved.get("split"), self.split_digest
-        if before and now and before != now:
-            lines.append(f"notice: the split of the data is {now}, in the training it was {before}")
-        seen, asked = saved.get("trained_on"), self.validated_on
-        if stage == "test":
-            asked = self.source.digests(train=False)
-        if isinstance(seen, Tensor) and asked is not None and (count := int(torch.isin(asked, seen).sum())):
-            images = f"{count:,} of {len(asked):,} {'test' if stage == 'test' else 'validation'} images"
-            lines.append(f"notice: {images} were trained on: the figures are too good")
-        return lines
+        images = self.test_set if stage == "test" else self.val_set
+        digests = None if images is None else images.digests
+        return find_leakage(saved, self.split_digest, digests, "test" if stage == "test" else "validation")
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loads the training images in a new order in each epoch."""
@@ -194,21 +181,13 @@ class FashionMNISTDataModule(LightningDataModule):
         """Loads the test images in order."""
         return self._loader(self.test_set)
 
-    def _loader(self, images: "_Images | None", train: bool = False) -> DataLoader[Batch]:
+    def _loader(self, images: Images | None, train: bool = False) -> DataLoader[Batch]:
         assert images is not None, "setup() comes before the loaders"
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
         sampler.set_epoch(self.epoch)
-        return DataLoader(
-            _Batches(images),
-            batch_size=self.batch_size // world_size if train else EVAL_BATCH_SIZE,
-            sampler=sampler,
-            collate_fn=_identity,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # a loader without its own would draw from the global one
-        )
+        size = self.batch_size // world_size if train else EVAL_BATCH_SIZE
+        return make_loader(images, size, sampler, self.num_workers)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training images, on the device."""
@@ -220,40 +199,3 @@ class FashionMNISTDataModule(LightningDataModule):
         if self.shift:
             images = random_shift(images, self.shift)
         return images, labels
-
-
-class _Images(Dataset[tuple[Tensor, int]]):
-    """Images and their labels."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        """Says what it holds."""
-        return f"{len(self):,} images, uint8 {tuple(self.images.shape)}, with labels"
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Returns one image, uint8 (1, 28, 28), and its label."""
-        return self.images[index], int(self.labels[index])
-
-
-class _Batches(Dataset[Batch]):
-    """The same images, handed out a whole batch at a time."""
-
-    def __init__(self, images: _Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        rows = torch.tensor(indices)
-        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)
-
-
-def _identity(batch: Any) -> Any:
-    return batch

@@ -24,12 +24,16 @@ class PixelNormalization(nn.Module):
         std: Standard deviation of the pixels, on the same scale.
     """
 
-    def __init__(self, mean: float, std: float) -> None:
+    def __init__(self, mean: float = 0.2860, std: float = 0.3530) -> None:
         super().__init__()
-        self.scale = 1 / (255 * std)
-        self.offset = -mean / std
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the network's device and type
         self.zero: Tensor
+        self.set_statistics(mean, std)
+
+    def set_statistics(self, mean: float, std: float) -> None:
+        """Sets mean and standard deviation of the pixels, on a scale from 0 to 1."""
+        # Numbers, not buffers: a factor that is a tensor takes a second pass over memory, and averaging changes it.
+        self.scale, self.offset = 1 / (255 * std), -mean / std
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to the same shape in the network's type.

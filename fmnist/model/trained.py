@@ -93,10 +93,11 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
     """Builds the network that settings describe, normalization of the pixels included.
 
     Args:
-        settings: Hyper-parameters of an ``ImageClassifier``, with ``class_names``.
+        settings: Hyper-parameters of an ``ImageClassifier``; mean and std of Fashion-MNIST where they are None.
         factory: Makes the network; the MLP of the settings if not given.
     """
-    classes, pixels = len(settings["class_names"]), {name: settings[name] for name in ("mean", "std")}
+    classes = len(settings["class_names"])
+    pixels = {name: settings[name] for name in ("mean", "std") if settings[name] is not None}
     if factory is None:
         return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels)
     try:
@@ -149,6 +150,9 @@ def describe_network(factory: NetworkFactory | None) -> Any:
     """
     if factory is None:
         return None
+    if isinstance(factory, str | dict):
+        described = factory["class_path"] if isinstance(factory, dict) else factory
+        raise UserError(f"model.network is the description of {described}: give the class or the function itself")
     made, settings = factory, {}
     if isinstance(factory, partial):  # the command line's own hold the class as their last argument
         made, settings = (factory.args or (factory.func,))[-1], factory.keywords

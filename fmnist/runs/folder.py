@@ -16,7 +16,6 @@ from fmnist.errors import UserError, check
 from fmnist.files import expand, open_own, read_text, sync_folder, write_whole
 
 LOGS = "lightning_logs"
-JOB = "slurm_job_id"
 NAME = "name"
 LOCK = "lock"
 LONGEST_NAME = 60
@@ -51,8 +50,6 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
     draft = logs / f".{uuid.uuid4().hex}"
     (draft / "checkpoints").mkdir(parents=True)
     write_whole(draft / "config.yaml", config)
-    if job := os.environ.get("SLURM_JOB_ID"):
-        (draft / JOB).write_text(job, encoding="utf-8")
     if name:
         (draft / NAME).write_text(name, encoding="utf-8")
     while True:
@@ -186,27 +183,6 @@ def run_folder(checkpoint: Path) -> Path | None:
 def results_folder(checkpoint: Path) -> Path:
     """Returns the folder for a test's results: in the checkpoint's run, or beside a checkpoint without one."""
     return (run_folder(checkpoint) or checkpoint.parent) / "test"
-
-
-def find_requeued(root: Path, config: str) -> Path | None:
-    """Finds the run that a SLURM job had begun before it was put into the queue again.
-
-    Args:
-        root: Folder that holds ``lightning_logs``.
-        config: Content of the run's ``config.yaml``: a job can train several models.
-
-    Returns:
-        The run's last checkpoint, which may be missing; None if this job has no such run.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-        return None
-    for version in sorted(_versions(root / LOGS), reverse=True):
-        folder = root / LOGS / f"version_{version}"
-        with suppress(OSError, ValueError):  # a run without a job
-            if [read_text(folder / JOB), read_text(folder / "config.yaml")] == [job, config]:
-                return folder / "checkpoints" / "last.ckpt"
-    return None
 
 
 def lock(folder: Path, wait: float = 0.0) -> int | None:

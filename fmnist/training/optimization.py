@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -15,10 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from fmnist.errors import UserError, check
 
 Schedule = Literal["constant", "cosine", "linear"]
+DEFAULT: dict[str, Any] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
 def configure(
-    factory: OptimizerCallable,
+    factory: OptimizerCallable | Mapping[str, Any] | None,
     parameters: Iterable[nn.Parameter],
     schedule: Schedule,
     warmup_ratio: float,
@@ -27,7 +28,7 @@ def configure(
     """Makes the optimizer and its schedule; biases and norms are exempt from weight decay.
 
     Args:
-        factory: Makes an optimizer of groups of parameters.
+        factory: Makes an optimizer of groups of parameters, or what ``describe_optimizer`` returned; SGD if None.
         parameters: What is trained.
         schedule: Course of the learning rate after the warm-up.
         warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
@@ -35,7 +36,7 @@ def configure(
     """
     every = list(parameters)
     weights, others = ([p for p in every if (p.ndim > 1) == decayed] for decayed in (True, False))
-    optimizer = factory([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+    optimizer = _as_callable(factory)([{"params": weights}, {"params": others, "weight_decay": 0.0}])
     if schedule == "constant" and not warmup_ratio:
         return optimizer
     factor = partial(learning_rate_factor, total=total, warmup_ratio=warmup_ratio, schedule=schedule)
@@ -69,11 +70,11 @@ def check_loss(loss: Tensor, epoch: int, optimizer: torch.optim.Optimizer) -> No
     check(bool(loss.isfinite()), f"{what}: lower --model.optimizer.lr")
 
 
-def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
-    """Writes an optimizer down as plain values, by looking at the one it makes.
+def describe_optimizer(optimizer: OptimizerCallable | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Describes an optimizer in plain values, by looking at the one it makes.
 
     Args:
-        optimizer: Makes an optimizer of parameters.
+        optimizer: Makes an optimizer of parameters; a description stays as it is, None is SGD.
 
     Returns:
         Its ``class_path`` and ``init_args``, as the command line writes them.
@@ -81,8 +82,10 @@ def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
     Raises:
         UserError: The optimizer refuses its settings.
     """
+    if isinstance(optimizer, Mapping):
+        return dict(optimizer)
     try:
-        made = optimizer([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
+        made = _as_callable(optimizer)([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
     except (TypeError, ValueError) as error:
         raise UserError(f"model.optimizer: {error}") from error
     known = inspect.signature(type(made)).parameters
@@ -91,3 +94,17 @@ def describe_optimizer(optimizer: OptimizerCallable) -> dict[str, Any]:
         "class_path": f"{type(made).__module__}.{type(made).__qualname__}",
         "init_args": {k: v for k, v in made.defaults.items() if k in known and isinstance(v, plain)},
     }
+
+
+def _as_callable(optimizer: OptimizerCallable | Mapping[str, Any] | None) -> OptimizerCallable:
+    """Returns what makes an optimizer; of a description only one of torch's, so that a file cannot name other code."""
+    if callable(optimizer):
+        return optimizer
+    described = optimizer or DEFAULT
+    package, _, name = str(described["class_path"]).rpartition(".")
+    made: Any = getattr(torch.optim, name, None) if f"{package}.".startswith("torch.optim.") else None
+    known = isinstance(made, type) and issubclass(made, torch.optim.Optimizer)
+    check(
+        known, f"model.optimizer is {described['class_path']}, which is not one of torch.optim: give the class itself"
+    )
+    return partial(made, **described.get("init_args") or {})

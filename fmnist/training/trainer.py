@@ -1,50 +1,48 @@
 """How Lightning's Trainer is set up for the command line."""
 
+import math
 import signal
 import sys
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from fmnist.devices import find_device
 from fmnist.errors import check
-from fmnist.training.checkpoint_io import AtomicCheckpointIO
-from fmnist.training.few_steps import FewSteps
+from fmnist.training.checkpoints import AtomicCheckpointIO, run_checkpoints
 from fmnist.training.history import History
-from fmnist.training.run import run_checkpoints
 
 
-def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, Any], list[Callback]]:
-    """Returns what a trainer of the command line has beside its settings.
+def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callback]]:
+    """Returns what a trainer of the command line has in addition to its settings.
 
     Args:
         config: The settings.
         fits: Whether it will train.
-        validated: Whether there will be a validation accuracy.
 
     Returns:
         Arguments that replace the settings, and callbacks that join theirs.
     """
     check(not config.barebones, "trainer.barebones would leave neither metrics nor a checkpoint: leave it out")
-    callbacks: list[Callback] = [Interrupt(), FewSteps(), History()] if fits else []
+    swa = any(isinstance(callback, StochasticWeightAveraging) for callback in _as_list(config.callbacks))
+    check(not swa, "StochasticWeightAveraging averages after the last checkpoint is saved: take EMAWeightAveraging")
+    callbacks: list[Callback] = [Interrupt(), AveragingCheck(), History()] if fits else []
     if fits and config.enable_checkpointing is not False:
-        callbacks += run_checkpoints(validated)
-    arguments: dict[str, Any] = {"profiler": config.profiler or NoProfiler()}
-    if not fits:
-        arguments["logger"] = False  # an evaluation logs nothing
-    elif config.logger in (True, None):
-        arguments["logger"] = DummyLogger()  # until the run has its folder
-    plugins = _as_list(config.plugins)
+        callbacks += run_checkpoints()
+    arguments: dict[str, Any] = {} if fits else {"logger": False}  # an evaluation logs nothing
+    plugins = arguments["plugins"] = _as_list(config.plugins)
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+        plugins.append(AtomicCheckpointIO())
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()  # which Lightning prefers
+    if slurm and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # which would save, and resume, in the middle of an epoch
     if not any(isinstance(callback, ProgressBar) for callback in _as_list(config.callbacks)):
         shown = config.enable_progress_bar is not False and sys.stdout.isatty()
         arguments["enable_progress_bar"] = shown
@@ -53,13 +51,13 @@ def complete(config: Namespace, fits: bool, validated: bool) -> tuple[dict[str, 
 
 
 def emulates_half(config: Namespace) -> bool:
-    """Tells whether the trainer would compute in bfloat16 on a processor without: many times slower."""
+    """Returns whether the trainer would emulate 16-bit arithmetic on its processor, which is many times slower."""
     mixed = str(config.precision) in ("bf16", "bf16-mixed", "16", "16-mixed")
     return mixed and find_device(config.accelerator) == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def check_strategy(trainer: Trainer, config: Namespace) -> None:
-    """Refuses ways of using many processes that end in the middle of a training, or lose its results.
+    """Refuses strategies for several processes that fail in the middle of training, or lose its results.
 
     Args:
         trainer: The trainer.
@@ -68,48 +66,67 @@ def check_strategy(trainer: Trainer, config: Namespace) -> None:
     Raises:
         UserError: Says what to set instead.
     """
-    apart = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    apart = str(config.strategy).endswith(("spawn", "fork", "notebook"))
     check(not apart, "trainer.strategy: processes that are spawned or forked keep their results: take ddp")
     on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size > 1
     check(not (config.sync_batchnorm and on_cpu), "trainer.sync_batchnorm works on GPUs alone: leave it out")
 
 
 def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return [*value] if isinstance(value, list) else [] if value is None else [value]
 
 
 class Interrupt(Callback):
-    """Makes Ctrl-C stop a training at the end of the step; a second one stops at once.
+    """Makes Ctrl-C stop training at the end of the step; a second one stops at once.
 
-    An exception that is thrown into the middle of a library can get lost there: matplotlib
-    swallows it while it measures text, and the training would go on.
+    An exception raised in the middle of a library can get lost there: matplotlib swallows it while it measures
+    text, and training would go on.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.interrupted = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to note Ctrl-C instead of raising it."""
+        """Replaces the handler of Ctrl-C."""
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGINT, self._interrupt)
 
-    def _note(self, *_: object) -> None:
-        self.asked = True
+    def _interrupt(self, *_: object) -> None:
+        self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Stops, if that has been asked for."""
-        if self.asked:
+        """Stops after Ctrl-C."""
+        if self.interrupted:
             raise KeyboardInterrupt
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives Ctrl-C back."""
-        if signal.getsignal(signal.SIGINT) == self._note:
+        """Restores the handler of Ctrl-C."""
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives Ctrl-C back."""
+        """Restores the handler of Ctrl-C."""
         self.teardown(trainer, pl_module, "fit")
+
+
+class AveragingCheck(Callback):
+    """Refuses averaging that never begins: the weights of the beginning would replace the trained ones."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at all steps and epochs there will be.
+
+        Raises:
+            UserError: None of them is averaged.
+        """
+        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and math.isfinite(steps):
+                begins = any(callback.should_update(step_idx=step) for step in range(int(steps))) or any(
+                    callback.should_update(epoch_idx=epoch) for epoch in range(epochs)
+                )
+                name = type(callback).__name__
+                check(begins, f"{name} would never begin: the training has {steps} steps in {epochs} epochs")
 
 
 class EpochBar(TQDMProgressBar):
@@ -123,13 +140,3 @@ class EpochBar(TQDMProgressBar):
         """Shows which epoch begins."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-
-
-class NoProfiler(PassThroughProfiler):
-    """Lightning's default profiler, without a generator for each of the hundred hooks of a step."""
-
-    nothing = nullcontext()
-
-    def profile(self, action_name: str) -> nullcontext[None]:  # type: ignore[override]
-        """Measures nothing."""
-        return self.nothing

@@ -1,6 +1,5 @@
 """Data sets of torchvision with the format of Fashion-MNIST."""
 
-from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -21,10 +20,13 @@ class TorchVision(Source):
         self.name = name
         self.folder = folder
 
-    @cached_property
+    @property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """The data set's own names."""
-        return [str(name) for name in self._open(train=True).classes]
+        """The data set's own names, known without its files."""
+        from torchvision import datasets
+
+        emnist = self.name == "EMNIST"
+        return datasets.EMNIST.classes_split_dict["balanced"] if emnist else [*getattr(datasets, self.name).classes]
 
     def prepare(self) -> None:
         """Downloads what is missing."""

@@ -11,6 +11,7 @@ class Source(ABC):
     """Labelled images of one fixed format, held in memory."""
 
     class_names: list[str]
+    """Name of each class, known once the source has been made: before ``prepare``."""
     pixels: tuple[float, float] | None = None
     """Mean and standard deviation of the training pixels, from 0 to 1, where they are published."""
     _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})

@@ -20,8 +20,8 @@ class Objective:
         self.mixup = mixup
         self.weights: Tensor | None = None  # of the classes, float (C,); known when the data is
 
-    def blend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what the network is shown and what it should say: images, and labels or probabilities.
+    def mix_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the images and targets of a step: labels, or probabilities where images are mixed.
 
         Args:
             images: uint8 (B, 1, 28, 28).

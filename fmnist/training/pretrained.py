@@ -1,9 +1,10 @@
-"""A training that begins with the weights of another one."""
+"""The weights of a trained network as the beginning of another training run."""
 
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from fmnist.errors import UserError, check
@@ -12,8 +13,8 @@ from fmnist.runs.checkpoint import read_values
 from fmnist.runs.folder import find_checkpoint
 
 
-class Origin:
-    """A trained network that another training begins with: a fresh optimizer, epoch 0.
+class Pretrained:
+    """A trained network that a new one takes its weights from.
 
     Args:
         checkpoint: A checkpoint or a run, as ``--ckpt_path`` takes it.
@@ -32,20 +33,17 @@ class Origin:
         named = saved["state_dict"].items()
         self.weights = {name.removeprefix("network."): w for name, w in named if name.startswith("network.")}
 
-    def give_pixels_to(self, settings: MutableMapping[str, Any]) -> None:
-        """Sets mean and standard deviation of the pixels, where they are None, to those that the network is used to."""
+    def copy_pixel_statistics(self, settings: MutableMapping[str, Any]) -> None:
+        """Sets mean and standard deviation of the pixels, where they are None, to those of the pretrained network."""
         for name in ("mean", "std"):
             settings[name] = self.settings[name] if settings[name] is None else settings[name]
 
-    def give_to(self, network: nn.Module, class_names: list[str]) -> str:
-        """Copies the weights; the last layer is left as it was drawn, if it is for other classes.
+    def copy_weights(self, network: nn.Module, class_names: list[str]) -> None:
+        """Copies the weights and prints a line; the last layer keeps its initial ones if it is for other classes.
 
         Args:
             network: A new network.
             class_names: Its classes.
-
-        Returns:
-            What has been done, in a few words.
 
         Raises:
             UserError: It is another network.
@@ -53,12 +51,12 @@ class Origin:
         new = network.state_dict()
         last = [name for name, _ in network.named_parameters()][-1].rpartition(".")[0]
         same = class_names == self.settings["class_names"]
-        taken = {name: w for name, w in self.weights.items() if same or name.rpartition(".")[0] != last}
-        fits = new.keys() == self.weights.keys() and all(new[name].shape == w.shape for name, w in taken.items())
+        kept = {name: w for name, w in self.weights.items() if same or name.rpartition(".")[0] != last}
+        fits = new.keys() == self.weights.keys() and all(new[name].shape == w.shape for name, w in kept.items())
         check(fits, f"model.weights: {self.path} is of another network: give this one the same, {self._describe()}")
-        network.load_state_dict({**new, **taken})
+        network.load_state_dict({**new, **kept})
         others = "" if same else f"; the last layer is new, for {len(class_names)} classes"
-        return f"weights: {self.path} (epoch {self.epochs}){others}"
+        rank_zero_only(print)(f"weights: {self.path} (epoch {self.epochs}){others}", flush=True)
 
     def _describe(self) -> str:
         """Returns the flags of the network."""

@@ -1,0 +1,88 @@
+"""Labelled images in memory, and batches of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Images and their labels.
+
+    Args:
+        images: uint8 (N, 1, 28, 28).
+        labels: int64 (N,).
+        digests: A number for the content of each image, int64 (N,), where the source tells them.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, digests: Tensor | None = None) -> None:
+        self.images = images
+        self.labels = labels
+        self.digests = digests
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        """Returns number, type and shape."""
+        return f"{len(self):,} images, uint8 {tuple(self.images.shape)}, with labels"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Returns one image, uint8 (1, 28, 28), and its label."""
+        return self.images[index], int(self.labels[index])
+
+    def select(self, indices: Tensor) -> "Images":
+        """Returns some of the images, by their indices, int64 (M,)."""
+        return Images(
+            self.images[indices], self.labels[indices], None if self.digests is None else self.digests[indices]
+        )
+
+    def pixel_statistics(self) -> tuple[float, float]:
+        """Returns mean and standard deviation of the pixels, from 0 to 1, to four digits."""
+        counts = torch.bincount(self.images.flatten(), minlength=256).double()  # exact, in any order
+        levels = torch.arange(256, dtype=torch.double) / 255
+        mean = (counts * levels).sum() / counts.sum()
+        std = ((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt()
+        return round(mean.item(), 4), round(std.item(), 4) or 1.0
+
+
+def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_workers: int) -> DataLoader[Batch]:
+    """Returns a loader of batches: images, uint8 (B, 1, 28, 28), and labels, int64 (B,), each by one index operation.
+
+    Args:
+        images: What is loaded.
+        batch_size: Images in a batch of this process.
+        sampler: The order of the images.
+        num_workers: Processes that put batches together.
+    """
+    return DataLoader(
+        _Batches(images),
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=_identity,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # a loader without its own would draw from the global one
+    )
+
+
+class _Batches(Dataset[Batch]):
+    """The same images, a whole batch at a time."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        rows = torch.tensor(indices)
+        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)
+
+
+def _identity(batch: Any) -> Any:
+    return batch

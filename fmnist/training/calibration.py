@@ -1,0 +1,147 @@
+"""What surrounds the steps of a classifier: metrics, calibration, typicality, seeds, and what a checkpoint carries."""
+
+from copy import deepcopy
+from multiprocessing import parent_process
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from fmnist.data.sources.fashion_mnist import FashionMNIST
+from fmnist.errors import check
+from fmnist.evaluation.scores import score
+from fmnist.model.calibration import fit_temperature
+from fmnist.model.trained import FIRST_CONVERSION, TrainedModel
+from fmnist.model.typicality import TypicalityFitter
+from fmnist.seeds import global_seed, mix_seeds
+from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
+from fmnist.training.optimization import check_loss
+
+
+class CalibratedModule(LightningModule):
+    """A classifier that is measured and calibrated after every epoch, whose randomness is a function of seed and epoch.
+
+    A subclass builds ``network``, has ``class_names``, ``mean`` and ``std`` among its hyper-parameters, and in its
+    steps hands each batch to ``train_metrics``, to ``val_outputs`` and ``val_inputs``, or to ``test_outputs``.
+    """
+
+    temperature: Tensor
+    network: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
+        self.train_metrics = LossAndAccuracy()
+        self.val_outputs, self.test_outputs = Outputs("logits", "labels"), Outputs("logits", "labels")
+        self.val_inputs = Outputs("images", "features")
+        self.typicality = TypicalityFitter()
+        self.conversion: dict[str, Any] = {"name": "photo-2", "transform": None}
+        self.tested: Tested | None = None
+        self.seed = 0
+        self._fitted_temperature: float | None = None
+
+    def trained(self) -> TrainedModel:
+        """Returns a copy of the network as it is now, with its calibration and its classes."""
+        model = TrainedModel(deepcopy(self.network), self.hparams["class_names"], self.typicality.state)
+        model.temperature = self.temperature
+        return model.eval()
+
+    def setup(self, stage: str) -> None:
+        """Compares the classes with those of the data module, and takes what else the network must know of the data.
+
+        Raises:
+            UserError: The classes differ.
+        """
+        self.seed = global_seed()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if (found := getattr(data, "class_names", None)) is not None:
+            self._check_classes(found, "the data has")
+        if hasattr(data, "source"):
+            self.conversion = data.source.describe_conversion()
+        if stage == "fit":
+            self.use_pixel_statistics(*FashionMNIST.pixels)  # where no data module has said otherwise
+        self.trainer.precision_plugin.convert_module(self)  # before a checkpoint is loaded: 64 bits would be cut to 32
+
+    def _check_classes(self, names: list[str], whose: str) -> None:
+        known = self.hparams["class_names"]
+        check(known == names, f"the model predicts {', '.join(known)}; {whose} {', '.join(names)}")
+
+    def use_pixel_statistics(self, mean: float, std: float) -> None:
+        """Normalizes pixels by these, where the hyper-parameters leave them open; the data module calls it in ``fit``.
+
+        Args:
+            mean: Mean of the training pixels, from 0 to 1.
+            std: Their standard deviation.
+
+        Raises:
+            UserError: The process that started the training would not learn of them.
+        """
+        found = {name: value for name, value in (("mean", mean), ("std", std)) if self.hparams[name] is None}
+        if found:
+            alone = parent_process() is None or (mean, std) == FashionMNIST.pixels
+            check(alone, f"a strategy that spawns or forks returns weights only: give mean={mean}, std={std}")
+            self._normalize(found)
+
+    def _normalize(self, found: dict[str, float]) -> None:
+        self.hparams.update(found)
+        self.network[0].set_statistics(self.hparams["mean"], self.hparams["std"])  # type: ignore[index]
+
+    def on_train_epoch_start(self) -> None:
+        """Makes the randomness of the epoch a function of seed, epoch and rank."""
+        self.train_metrics.reset()
+        torch.manual_seed(mix_seeds(self.seed, self.current_epoch, self.global_rank))
+
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+        """Logs the epoch with its last batch: callbacks read it before ``on_train_epoch_end`` comes here."""
+        stops = self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps
+        if self.trainer.is_last_batch or stops:
+            self.train_metrics.measure_noted()
+            metrics = self.train_metrics.compute()
+            check_loss(metrics["loss"], self.current_epoch + 1, self.trainer.optimizers[0])  # before it is saved
+            self._log("train", metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Fits temperature and typicality, if this is part of a training, and logs the validation metrics."""
+        logits, labels = self.val_outputs.take()
+        images, features = self.val_inputs.take()
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._fitted_temperature = fit_temperature(logits, labels)
+            self.temperature.fill_(self._fitted_temperature)
+            self.typicality.fit(images, features, logits)
+        scores = score(logits, labels, self.temperature.item())
+        self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
+
+    def on_train_end(self) -> None:
+        """Restores the temperature, which callbacks that average the weights have averaged as well."""
+        if self._fitted_temperature:
+            self.temperature.fill_(self._fitted_temperature)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""
+        logits, labels = self.test_outputs.take()
+        self.tested = Tested(logits, labels, score(logits, labels, self.temperature.item()))
+        self._log("test", {**self.tested.scores, "num_samples": torch.tensor(len(labels))})
+
+    def _log(self, stage: str, metrics: dict[str, Tensor]) -> None:
+        shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
+        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Saves the fitted temperature, whatever callbacks have made of the weights, and what is not a weight."""
+        checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
+        checkpoint["conversion"] = self.conversion
+        checkpoint["typicality"] = self.typicality.state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Loads what is not a weight: normalization and conversion of pictures, and what is typical.
+
+        Raises:
+            UserError: The checkpoint has other classes.
+        """
+        saved = checkpoint["hyper_parameters"]
+        self._check_classes(saved["class_names"], "the checkpoint has")
+        self._normalize({name: saved[name] for name in ("mean", "std") if saved[name] is not None})
+        self.conversion = checkpoint.get("conversion", FIRST_CONVERSION)
+        self.typicality.state = checkpoint.get("typicality", {})
