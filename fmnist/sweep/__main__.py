@@ -1,0 +1,12 @@
+"""A run of a trial, in its own process: ``python -m fmnist.sweep fit ...`` is ``python -m fmnist fit ...``.
+
+Only its exit code differs, ``PLACE_CODE`` where the data, a folder or the disk is at fault and not the trial.
+"""
+
+import sys
+
+from fmnist.__main__ import main
+from fmnist.errors import PLACE_CODE
+
+if __name__ == "__main__":
+    sys.exit(main(place_code=PLACE_CODE))
