@@ -108,13 +108,10 @@ def open_sweep(folder: Path, record: dict[str, Any]) -> None:
         UserError: The folder is that of another sweep, or of something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        if not (folder / SWEEP).exists():
-            used = any(folder.glob("[!.]*"))
-            check(not used, f"{folder} holds something else: give the file of the sweep another name")
-            remove_leftovers(folder)
-            write_whole(folder / SWEEP, json.dumps(record, indent=1))
-        check_unchanged(folder, record)
+    if not any(folder.glob("[!.]*")):
+        write_whole(folder / SWEEP, json.dumps(record, indent=1))
+    check((folder / SWEEP).is_file(), f"{folder} holds something else: give the file of the sweep another name")
+    check_unchanged(folder, record)
 
 
 def check_unchanged(folder: Path, record: dict[str, Any]) -> None:
