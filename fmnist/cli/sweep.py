@@ -60,10 +60,12 @@ def _check_options(plan: Plan, options: Sequence[str]) -> None:
     for name in RESERVED[1:]:
         given = any(option.partition("=")[0] == f"--{name}" for option in options)
         check(not given, f"--{name}: the sweep sets this itself")
+    values = {
+        name: space if isinstance(space, list) else [space.low, space.high] for name, space in plan.search.items()
+    }
+    first = {name: several[0] for name, several in values.items()}
     points: list[Point] = [*plan.named.values()]
-    for name, space in plan.search.items():
-        values = space if isinstance(space, list) else [space.low, space.high]
-        points += [{"config": plan.config[0], name: value} for value in values]
+    points += [{**first, name: value} for name, several in values.items() for value in several]
     parsed = parse_fit([[*as_arguments(point), *options] for point in points])
     known = plan.metric in METRICS or any(settings.trainer.callbacks for settings in parsed)
     check(known, f"metric: no run has {plan.metric}; there are {', '.join(sorted(METRICS))}")
