@@ -37,11 +37,12 @@ VERBS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, place_code: int = 2) -> int:
     """Runs one command.
 
     Args:
         argv: The words after the program's name; those of the process if not given.
+        place_code: Exit code of a ``PlaceError``, by which a sweep knows it.
 
     Returns:
         The exit code.
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        return _complain(str(error), isinstance(error, PlaceError))
+        return _complain(str(error), place_code if isinstance(error, PlaceError) else 2)
     except BrokenPipeError:  # the reader of the output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
         what = f"{name.removeprefix('./') or 'reading or writing failed'}: {error.strerror or error}"
         return _complain(
-            f"{what}; make sure that the place exists, that you may use it, and that the disk has room", True
+            f"{what}; make sure that the place exists, that you may use it, and that the disk has room", place_code
         )
     except KeyboardInterrupt:
         return 130
@@ -115,11 +116,11 @@ verbs:
   python -m fmnist fit --config configs/mlp.yaml"""
 
 
-def _complain(message: str, of_place: bool = False) -> int:
+def _complain(message: str, code: int) -> int:
     if os.environ.get("FMNIST_DEBUG"):
         raise
     print(f"fmnist: error: {plain(' '.join(message.split()))}", file=sys.stderr)
-    return int(os.environ.get("FMNIST_PLACE_CODE", 2)) if of_place else 2  # a sweep asks its trainings
+    return code
 
 
 def _exit_code(error: SystemExit) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PLACE_CODE = 3  # how a training that a sweep has started ends after a PlaceError; everywhere else that is 2
+PLACE_CODE = 3  # exit code of a PlaceError in a run that a sweep has started; everywhere else it is 2
 
 
 class UserError(Exception):

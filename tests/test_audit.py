@@ -17,7 +17,7 @@ from fmnist.__main__ import main
 from fmnist.cli.audit import find_folds
 from fmnist.cli.sweep import _check_options
 from fmnist.data.split import deal_folds
-from fmnist.sweep.space import read_plan
+from fmnist.sweep.plan import read_plan
 from tests.conftest import ROOT
 
 COUNT, FOLDS, PLANTED = 600, 3, 12

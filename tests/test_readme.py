@@ -12,7 +12,7 @@ from PIL import Image
 
 from fmnist import load
 from fmnist.data.sources.download import VerifiedFashionMNIST
-from fmnist.sweep.space import read_plan
+from fmnist.sweep.plan import read_plan
 from tests.conftest import ROOT, train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

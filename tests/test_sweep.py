@@ -2,11 +2,12 @@
 
 import json
 import os
-import random
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,18 @@ from fmnist.cli.sweep import _show
 from fmnist.errors import UserError
 from fmnist.runs.folder import newest_run
 from fmnist.runs.tables import write_history
-from fmnist.sweep.space import Range, read_plan
-from fmnist.sweep.study import is_hopeless
-from fmnist.sweep.sweep import suggest
-from fmnist.sweep.trials import add_trial, open_sweep, read_trials
+from fmnist.sweep.plan import as_arguments, read_plan
+from fmnist.sweep.run import Sweep, next_point
+from fmnist.sweep.trials import Trial, add_trial, open_sweep, read_trials
 from tests.conftest import ROOT
 
 LR = {"low": 0.02, "high": 0.5, "log": True}
+NET = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, num_classes: int, width: int = 2):
+        super().__init__(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, num_classes))
+"""
 
 
 @pytest.fixture
@@ -42,52 +48,94 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("name", ["mlp", "seeds", "seeds-60000", "folds"])
-def test_the_files_that_come_along_can_be_read(name):
-    plan = read_plan(ROOT / f"configs/sweeps/{name}.yaml")
-    assert plan.space
+def begin(path, options=()):
+    """Opens the folder of a sweep. Returns its plan and its folder."""
+    plan, folder = read_plan(path), path.parent / "lightning_logs" / path.stem
+    open_sweep(folder, plan.record(options))
+    return plan, folder
 
 
-def test_a_point_becomes_the_words_that_one_would_type(write):
+def add(plan, folder):
+    """Adds the next trial and returns it; None if there is none."""
+    trials = read_trials(folder, plan)
+    number = trials[-1].number + 1 if trials else 0
+    new = next_point(plan, trials, number)
+    return new and add_trial(folder, number, *new)
+
+
+SHIPPED = sorted([*ROOT.glob("configs/sweeps/*.yaml"), *ROOT.glob("benchmarks/record/*/search-*.yaml")])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_files_that_come_along_can_be_read(path):
+    plan = read_plan(path)
+    assert plan.search or plan.named
+
+
+def test_the_table_of_results_is_one_sweep():
+    points = [*read_plan(ROOT / "configs/sweeps/seeds.yaml").grid()]
+    assert len(points) == 20
+    assert points[7] == {"config": str(ROOT / "configs/mlp-small.yaml"), "seed_everything": 2}
+
+
+def test_a_point_becomes_arguments(write):
     plan = read_plan(write(search={"model.hidden_dims": [[8, 8]], "data.flip": [True], "model.network": [None]}))
     (point,) = plan.grid()
-    assert plan.words(point)[2:] == ["--model.hidden_dims=[8, 8]", "--data.flip=true", "--model.network=null"]
-    plan = read_plan(write(**{"try": {"ema": "--trainer.callbacks+=EMAWeightAveraging --model.dropout 0.1"}}))
-    assert plan.words(plan.named["ema"])[2:] == ["--trainer.callbacks+=EMAWeightAveraging", "--model.dropout", "0.1"]
+    assert as_arguments(point)[1:] == ["--model.hidden_dims=[8, 8]", "--data.flip=true", "--model.network=null"]
+    point = {"trainer.callbacks+": "EMAWeightAveraging", "trainer.callbacks.decay": 0.9}
+    named = read_plan(write(**{"try": {"ema": point, "plain": None}})).named
+    assert as_arguments(named["ema"])[1:] == [
+        "--trainer.callbacks+=EMAWeightAveraging",
+        "--trainer.callbacks.decay=0.9",
+    ]
+    assert named["plain"].keys() == {"config"}
 
 
-def test_ranges_keep_to_their_bounds_and_steps():
-    assert Range(1, 4).values() == [1, 2, 3, 4]
-    assert Range(0.0, 0.3, step=0.1).values() == [0.0, 0.1, 0.2, 0.3]
-    rng = random.Random(0)
-    drawn = [Range(1, 1000, log=True).draw(rng) for _ in range(500)]
-    assert all(isinstance(number, int) and 1 <= number <= 1000 for number in drawn)
-    assert 150 < sum(number < 32 for number in drawn) < 350, "equal ratios are equally likely"
-    assert {Range(0, 1, step=0.5).draw(rng) for _ in range(50)} == {0.0, 0.5, 1.0}
+def test_ranges_keep_to_their_bounds_and_steps(write):
+    search = {
+        "data.batch_size": {"low": 1, "high": 1000, "log": True},
+        "model.dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
+        "model.optimizer.lr": {**LR, "low": 0.0234567},
+    }
+    plan = read_plan(write(sampler="random", trials=500, search=search))
+    points = [next_point(plan, [], number)[1] for number in range(200)]
+    sizes = [point["data.batch_size"] for point in points]
+    assert all(isinstance(size, int) and 1 <= size <= 1000 for size in sizes)
+    assert 60 < sum(size < 32 for size in sizes) < 140, "equal ratios are equally likely"
+    assert {point["model.dropout"] for point in points} == {0.0, 0.1, 0.2, 0.3}
+    assert all(0.0234567 <= point["model.optimizer.lr"] <= 0.5 for point in points)
+    assert all(len(repr(point["model.optimizer.lr"])) <= 7 for point in points), "four digits can be read"
+    assert all(plan.contains(None, point) for point in points)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"search": {"model.dropout": {"low": 0.3, "high": 0.1}}}, "low is not above high"),
-        ({"search": {"model.dropout": {"low": 0, "high": 1, "log": True}}}, "log needs low above 0"),
-        ({"search": {"model.dropout": []}}, "an empty list leaves nothing to try"),
+        ({"search": {"model.dropout": {"low": 0.3, "high": 0.1}}}, "search.model.dropout: `low <= high` must hold"),
+        ({"search": {"model.dropout": {"low": 0.0, "high": 1.0, "log": True}}}, "`low > 0` must hold"),
+        ({"search": {"model.dropout": {"low": 0.0, "high": "1"}}}, "give the numbers low and high"),
+        ({"search": {"model.dropout": {"low": 0.0, "hihg": 1.0}}}, "give the numbers low and high"),
+        ({"search": {"model.dropout": {"low": 0.0, "high": float("inf")}}}, "is not the file of a sweep"),
+        ({"search": {"model.dropout": []}}, "give a list, or low and high"),
         ({"search": {"model.dropout": [0.1, 0.1]}}, "it has a value twice"),
         ({"search": {"model.dropout": 0.1}}, "give a list, or low and high"),
-        ({"search": {"model.optimizer.lr": LR}}, "search.model.optimizer.lr has no end in a grid"),
-        ({"search": {"ckpt_path": ["best"]}}, "this is given by the sweep itself"),
-        ({"sampler": "bayes"}, "sampler is bayes: choose from tpe, random, grid"),
-        ({"threads": 0}, "threads is 0: it must be a whole number, at least 1"),
-        ({"read": "first"}, "read is best, last, or a number of epochs"),
+        ({"search": {"model.optimizer.lr": LR}}, "search.model.optimizer.lr is a range: a grid needs a list"),
+        ({"search": {"ckpt_path": ["best"]}}, "ckpt_path cannot be tried: the sweep sets it itself"),
+        ({"try": {"odd": {"name": "odd"}}}, "name cannot be tried"),
+        ({"try": {"odd": "--data.shift 0"}}, "try.odd is --data.shift 0: give options and values"),
+        ({"sampler": "tpe", "try": {"odd": {}}}, "sampler tpe needs search"),
+        ({}, "there is nothing to try"),
+        ({"sampler": "bayes", "search": {"data.shift": [0]}}, "sampler is bayes: choose from grid, random, tpe"),
+        ({"threads": 0, "search": {"data.shift": [0]}}, "threads is 0: it must be a whole number >= 1"),
+        ({"epoch": 5, "search": {"data.shift": [0]}}, "epoch is 5: choose from best, last"),
+        ({"metric": ["val/acc"], "search": {"data.shift": [0]}}, "metric must be a column"),
         ({"trails": 3}, "trails: a sweep has config, search, try"),
         ({"config": "nothing.yaml"}, "there is no configuration"),
+        ({"config": 3}, "config must be the path of a configuration"),
         ({"search": {"model.dropuot": [0.1]}}, "there is no option '--model.dropuot': did you mean '--model.dropout'?"),
         ({"search": {"model.dropout": ["much"]}}, "model.dropout"),
-        ({"metric": "val/auc"}, "metric: no run has val/auc"),
-        (
-            {"metric": "val/loss", "sampler": "random", "pruner": "median", "search": {"data.val_size": [0]}},
-            "without val",
-        ),
+        ({"metric": "val/auc", "search": {"data.shift": [0]}}, "metric: no run has val/auc"),
+        ({"metric": "val/loss", "sampler": "tpe", "search": {"data.val_size": [0]}}, "without validation images"),
     ],
 )
 def test_mistakes_are_refused_before_the_first_trial(write, tmp_path, capsys, content, said):
@@ -98,89 +146,158 @@ def test_mistakes_are_refused_before_the_first_trial(write, tmp_path, capsys, co
     assert not (tmp_path / "lightning_logs").exists()
 
 
+def test_options_that_the_sweep_sets_are_refused(write, cli):
+    code, _, err = cli("sweep", write(search={"data.shift": [0]}), "--name=mine")
+    assert (code, err) == (2, "fmnist: error: --name: the sweep sets this itself\n")
+
+
 def test_a_sweep_goes_on_as_it_was_begun(write, tmp_path):
-    folder = tmp_path / "lightning_logs" / "tiny"
-
-    def begin(typed=(), **content):
-        path = write(search={"model.dropout": [0.0, 0.1], "model.optimizer.lr": LR}, sampler="random", **content)
-        open_sweep(folder, read_plan(path), typed, path)
-
-    begin()
-    begin(trials=50)
-    for changed in ({"seed": 1}, {"threads": 2}, {"metric": "val/loss"}, {"typed": ["--data.flip=true"]}):
+    search = {"model.dropout": [0.0, 0.1], "model.optimizer.lr": LR}
+    plan, folder = begin(write(search=search, sampler="random"))
+    begin(write(search=search, sampler="random", trials=50))
+    for changed in ({"seed": 1}, {"threads": 2}, {"metric": "val/loss"}, {"epoch": "last"}):
         with pytest.raises(UserError, match="when the sweep began"):
-            begin(**changed)
-    path = write(search={"model.dropout": [0.0, 0.1, 0.2], "model.optimizer.lr": LR}, sampler="random")
-    open_sweep(folder, read_plan(path), (), path)
-    for search in ({"model.dropout": [0.0], "model.optimizer.lr": LR}, {"model.dropout": [0.0, 0.1]}):
-        path = write(search=search, sampler="random")
-        with pytest.raises(UserError, match="not what it was when the sweep began"):
-            open_sweep(folder, read_plan(path), (), path)
+            begin(write(search=search, sampler="random", **changed))
+    with pytest.raises(UserError, match=r"options was \[\] when the sweep began"):
+        begin(write(search=search, sampler="random"), ["--data.flip=true"])
+    while add(plan, folder).point["model.dropout"] == 0.0:
+        pass
+    for grown in ({"model.dropout": [0.2, 0.1, 0.0]}, {"model.optimizer.lr": {**LR, "high": 0.6}}):
+        plan, _ = begin(write(search={**search, **grown}, sampler="random"))
+        assert read_trials(folder, plan)
+    for shrunk in ({"model.dropout": [0.0]}, {"model.optimizer.lr": {**LR, "low": 0.49}}, {"data.shift": [0]}):
+        plan, _ = begin(write(search={**search, **shrunk}, sampler="random"))
+        with pytest.raises(UserError, match="tries what the file of the sweep does not list"):
+            read_trials(folder, plan)
     (tmp_path / "mlp.yaml").write_text("seed_everything: 7\n")
-    with pytest.raises(UserError, match=r"config.*mlp.yaml is not what it was"):
-        begin()
-    (tmp_path / "lightning_logs" / "other").mkdir()
+    with pytest.raises(UserError, match=r"configuration .*mlp.yaml was .* when the sweep began"):
+        begin(write(search=search, sampler="random"))
+    (tmp_path / "lightning_logs/other/version_0").mkdir(parents=True)
     with pytest.raises(UserError, match="holds something else"):
-        open_sweep(tmp_path / "lightning_logs" / "other", read_plan(path), (), path)
+        begin(write("other", search=search, sampler="random"))
 
 
-ASKER = """
-import os, sys, time
-from pathlib import Path
-from fmnist.runs.folder import lock
-from fmnist.runs.tables import write_history
-from fmnist.sweep.space import read_plan
-from fmnist.sweep.study import is_hopeless
-from fmnist.sweep.sweep import suggest
-from fmnist.sweep.trials import add_trial, read_trials
-plan, folder = read_plan(Path(sys.argv[1])), Path(sys.argv[2])
-while True:
-    turn = lock(folder, wait=60)
-    trials = read_trials(folder)
-    new = suggest(plan, trials, len(trials))
-    if new is None:
-        break
-    trial = add_trial(folder, len(trials), *new)
-    os.close(turn)
-    time.sleep(0.01)  # it is being trained
-    lr, width = trial.point["model.optimizer.lr"], trial.point["model.hidden_dims"][0]
-    trial.finish("complete", value=(lr - 0.1) ** 2 + 1 / width)
-"""
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        (None, {"model.network": "evil.Net"}),
+        (None, {"config": "mlp.yaml", "data.shift": 7}),
+        (None, {"config": "mlp.yaml", "data.shift": "0"}),
+        (None, {"config": "mlp.yaml", "data.shift": 10**400}),
+        (None, {"config": "evil.yaml", "data.shift": 0}),
+        (None, {"config": "mlp.yaml", "data.shift": 0, "model.network": "evil.Net"}),
+        ("plain", {"config": "mlp.yaml", "model.network": "evil.Net"}),
+        ("other", {"config": "mlp.yaml"}),
+    ],
+)
+def test_a_trial_that_is_not_in_the_plan_is_refused_before_anything_of_it_runs(write, name, point):
+    write(search={"data.shift": {"low": 0, "high": 2}}, sampler="random", **{"try": {"plain": {}}})
+    plan, folder = begin(Path("tiny.yaml"))
+    trial = add_trial(folder, 1, name, point)
+    with pytest.raises(UserError, match=f"{trial.path} tries what the file of the sweep does not list: remove"):
+        Sweep(plan, folder, [], False, print).run()
+    assert [path.name for path in folder.glob("trial_*")] == ["trial_001"]
+    assert not (trial.path / "log.txt").exists()
+
+
+def test_what_lies_in_the_plan_is_not_refused(write):
+    write(search={"data.shift": {"low": 0, "high": 2}}, sampler="random", **{"try": {"plain": {}}})
+    plan, folder = begin(Path("tiny.yaml"))
+    add_trial(folder, 1, None, {"config": "mlp.yaml", "data.shift": 2})
+    add_trial(folder, 2, "plain", {"config": "mlp.yaml"})
+    assert [trial.number for trial in read_trials(folder, plan)] == [1, 2]
+
+
+def test_the_command_refuses_a_trial_in_one_line(write, tmp_path, cli):
+    write(search={"data.shift": [0]})
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    _, folder = begin(Path("tiny.yaml"))
+    add_trial(folder, 0, None, {"config": "mlp.yaml", "model.network": "evil.Net"})
+    code, out, err = cli("sweep", "tiny.yaml")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{folder}/trial_000 tries what" in err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "trial_000/trial.json", "trial_000/result.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"[" * 100_000,
+        b"{",
+        b"\xff",
+        b'"complete"',
+        b'{"name": [], "point": []}',
+        b'{"name": {}, "point": {}}',
+        b'{"status": [1]}',
+        b'{"status": "complete", "value": "1"}',
+        b'{"status": "complete", "value": NaN}',
+        b'{"status": "complete", "value": 1e999}',
+    ],
+    ids=lambda content: content[:40].decode(errors="replace"),
+)
+def test_records_of_odd_form_are_one_line(write, name, content):
+    plan, folder = begin(write(**{"try": {"plain": {}}}))
+    add(plan, folder).finish("complete", value=0.5)
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged: move|when the sweep began"):
+        Sweep(plan, folder, [], False, print).run()
+
+
+def test_a_damaged_history_is_one_line(write):
+    plan, folder = begin(write(search={"data.shift": [0]}))
+    run = add(plan, folder).path / "lightning_logs/version_0"
+    run.mkdir(parents=True)
+    (run / "ended").touch()
+    (run / "metrics.csv").write_text("epoch,val/acc\n1,0.5,7\n")
+    with pytest.raises(UserError, match="is damaged: move"):
+        read_trials(folder, plan)[0].value(plan)
+
+
+@pytest.mark.parametrize(("given", "value"), [({}, 0.2), ({"epoch": "last"}, 0.4), ({"mode": "max"}, 0.5)])
+def test_the_value_of_a_trial_is_that_of_its_best_or_its_last_epoch(write, tmp_path, given, value):
+    plan = read_plan(write(metric="val/loss", search={"data.shift": [0]}, **given))
+    run = tmp_path / "trial_000/lightning_logs/version_0"
+    run.mkdir(parents=True)
+    losses = [0.5, 0.2, 0.4, float("nan"), float("inf")]
+    write_history([{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate(losses, 1)], run)
+    assert Trial(tmp_path / "trial_000", None, {}).value(plan) == value
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_thirty_points_are_the_same_again_and_never_twice(write, tmp_path, sampler):
+def test_thirty_points_are_the_same_again_and_never_twice(write, sampler):
     search = {"model.optimizer.lr": LR, "model.hidden_dims": [[64], [128], [256]]}
-    path = write(sampler=sampler, trials=30, mode="min", metric="val/loss", search=search)
 
-    def points(name, processes):
-        folder = tmp_path / "lightning_logs" / name
-        open_sweep(folder, read_plan(path), (), path)
-        command = [sys.executable, "-c", ASKER, str(path), str(folder)]
-        asking = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(processes)]
-        assert [process.wait() for process in asking] == [0] * processes
-        return [json.dumps(trial.point) for trial in read_trials(folder)]
+    def trials(name, at_once):
+        """Finishes each trial when as many others have been begun after it."""
+        plan, folder = begin(write(name, sampler=sampler, trials=30, mode="min", metric="val/loss", search=search))
+        running = []
+        while (trial := add(plan, folder)) or running:
+            running += [trial] if trial else []
+            if trial is None or len(running) == at_once:
+                done = running.pop(0)
+                lr, width = done.point["model.optimizer.lr"], done.point["model.hidden_dims"][0]
+                done.finish("complete", value=(lr - 0.1) ** 2 + 1 / width)
+        return read_trials(folder, plan)
 
-    alone = points("alone", 1)
-    assert points("again", 1) == alone
-    assert len({*points("three", 3)}) == len({*alone}) == 30
+    alone = trials("alone", 1)
+    assert [trial.point for trial in trials("again", 1)] == [trial.point for trial in alone]
+    for found in (alone, trials("three", 3)):
+        assert len({json.dumps(trial.point) for trial in found}) == len(found) == 30
     if sampler == "tpe":
-        values = [trial.result()["value"] for trial in read_trials(tmp_path / "lightning_logs/alone")]
-        assert statistics.mean(values[15:]) < statistics.mean(values[:15]), (
-            "it learns from what the others have reached"
-        )
+        values = [trial.result()["value"] for trial in alone]
+        assert statistics.mean(values[15:]) < statistics.mean(values[:15]), "it learns from the results"
 
 
-def test_small_spaces_end_when_everything_has_been_tried(write, tmp_path):
-    path = write(
-        sampler="tpe", trials=30, search={"model.dropout": [0.0, 0.1, 0.2], "data.shift": {"low": 0, "high": 1}}
-    )
-    plan, folder = read_plan(path), tmp_path / "lightning_logs" / "tiny"
-    open_sweep(folder, plan, (), path)
-    for number in range(6):
-        add_trial(folder, number, *suggest(plan, read_trials(folder), number))
-    assert suggest(plan, read_trials(folder), 6) is None
-    assert len({json.dumps(trial.point) for trial in read_trials(folder)}) == 6
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_small_spaces_end_when_everything_has_been_tried(write, sampler):
+    search = {"model.dropout": [0.0, 0.1, 0.2], "data.shift": {"low": 0, "high": 1}}
+    plan, folder = begin(write(sampler=sampler, trials=30, search=search))
+    while add(plan, folder):
+        pass
+    assert len({json.dumps(trial.point) for trial in read_trials(folder, plan)}) == 6
+    assert len(read_trials(folder, plan)) == 6
 
 
 def test_a_sweep_survives_what_kills_it(real_root, tmp_path):
@@ -194,10 +311,11 @@ def test_a_sweep_survives_what_kills_it(real_root, tmp_path):
 
 def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     """Failures of a trial's own are results; those of the place end the sweep, and the trial stays open."""
-    named = {"wild": "--model.optimizer.lr 1e30", "odd": {"model.dropout": 2}}
-    path = write(search={"seed_everything": [0, 1]}, **{"try": named})
-    words = ("--model.hidden_dims=[8]", "--trainer.max_epochs=1", "--data.batch_size=8", "--data.val_size=0.2")
-    words += ("--data.source=ImageFolder", f"--data.source.folder={tmp_path / 'pictures'}")
+    (tmp_path / "small.py").write_text(NET)
+    network = {"model.network": ["small.Net"], "model.network.width": [4]}
+    path = write(search={"seed_everything": [0, 1], **network}, **{"try": {"wild": {"model.optimizer.lr": 1e30}}})
+    words = ("--trainer.max_epochs=1", "--data.batch_size", "8", "--data.val_size=0.2")
+    words += ("--data.source", "ImageFolder", "--data.source.folder", tmp_path / "pictures")
     code, _, err = cli("sweep", path, "--test", *words)
     assert code == 2
     assert err.count("\n") == 1
@@ -212,16 +330,16 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("trial_000 (wild): the training loss is nan after epoch 1")
-    assert lines[0].endswith("--model.optimizer.lr 1e30")
-    assert lines[1].startswith("trial_001 (odd): model.dropout is 2")
-    assert [line[:9] for line in lines[2:4]] == ["trial_002", "trial_003"]
+    assert lines[0].endswith("--model.optimizer.lr=1e+30")
+    assert [line[:9] for line in lines[1:3]] == ["trial_001", "trial_002"]
     assert "mean of 2 seeds" in out
 
     rows = json.loads(cli("compare", "lightning_logs/tiny", "--format", "json")[1])
     assert {row["status"].partition(":")[0] for row in rows} == {"finished", "failed", "mean of 2 seeds"}
     both = [row for row in rows if row["status"] == "finished"]
-    assert {row["run"] for row in both} == {"tiny/trial_002", "tiny/trial_003"}
-    assert cli("validate", "--ckpt_path", both[0]["run"])[0] == 0, "compare prints what --ckpt_path takes"
+    assert {row["run"] for row in both} == {"tiny/trial_001", "tiny/trial_002"}
+    named = ("--model.network", "small.Net", "--ckpt_path", both[0]["run"])
+    assert cli("validate", *named)[0] == 0, "compare prints what --ckpt_path takes"
     seeds = next(row for row in rows if row["status"] == "mean of 2 seeds")
     assert seeds["test/acc"] == pytest.approx(sum(row["test/acc"] for row in both) / 2)
     assert seeds["test/acc std"] == pytest.approx(abs(both[0]["test/acc"] - both[1]["test/acc"]) / 2**0.5)
@@ -230,37 +348,45 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     assert (run / "test" / "report.html").exists()
 
 
-def test_a_hopeless_trial_is_seen_from_outside(write, tmp_path):
-    path = write(sampler="random", metric="val/loss", mode="min", pruner="median", search={"model.dropout": [0.0, 0.1]})
-    plan, folder = read_plan(path), tmp_path / "lightning_logs" / "tiny"
-    open_sweep(folder, plan, (), path)
+STARTED = """
+import sys
+from pathlib import Path
+from fmnist.cli.sweep import _stop_on_signals
+from fmnist.sweep.plan import read_plan
+from fmnist.sweep.run import Sweep
+plan = read_plan(Path(sys.argv[1]))
+_stop_on_signals()
+Sweep(plan, Path(sys.argv[2]), [], False, print).run()
+"""
 
-    def train(number, losses):
-        trial = add_trial(folder, number, {"model.dropout": 0.0}, str(number))
-        run = trial.path / "lightning_logs" / "version_0"
-        run.mkdir(parents=True)
-        write_history([{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate(losses, 1)], run)
-        return trial
 
-    for number in range(6):
-        train(number, [1.0, 0.5, 0.4 + number / 100]).finish("complete", value=0.4 + number / 100)
-    good, bad = train(6, [1.0, 0.4]), train(7, [1.0, 0.9])
-    trials = read_trials(folder)
-    assert not is_hopeless(plan, trials, good)
-    assert is_hopeless(plan, trials, bad)
-    assert bad.value(plan) == 0.9
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_sweep_that_is_stopped_stops_its_run(write, name):
+    path = write(search={"seed_everything": [0]})
+    _, folder = begin(path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    sweep = subprocess.Popen([sys.executable, "-c", STARTED, str(path), str(folder)], env=environment)
+    children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
+    while not (run := children.read_text().split()):
+        time.sleep(0.1)
+    time.sleep(1)  # it has been started altogether
+    sweep.send_signal(getattr(signal, name))
+    assert sweep.wait() == 143
+    assert not Path(f"/proc/{run[0]}").exists()
+    assert not (folder / "trial_000/result.json").exists()
 
 
 def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys):
-    path = write(sampler="grid", metric="val/loss", mode="min", search={"model.dropout": [0.0, 0.1]})
-    plan, folder = read_plan(path), tmp_path / "lightning_logs" / "tiny"
-    open_sweep(folder, plan, (), path)
-    for number, (dropout, loss) in enumerate([(0.0, 0.5), (0.1, 0.4)]):
-        add_trial(folder, number, {"model.dropout": dropout}, str(number)).finish("complete", value=loss)
+    search = {"model.dropout": [0.0, 0.1], "model.hidden_dims": [[8]]}
+    plan, folder = begin(write(metric="val/loss", search=search))
+    for loss in (0.5, 0.4):
+        add(plan, folder).finish("complete", value=loss)
     _show(plan, folder, ["--trainer.max_epochs", "3"])
     best, command = capsys.readouterr().out.splitlines()[-2:]
     assert best.startswith(f"best: {folder / 'trial_001'}; ")
     words = shlex.split(command.partition(": ")[2])
     assert words[:4] == ["python", "-m", "fmnist", "sweep"]
-    assert words[5:] == ["--test", "--model.dropout=0.1", "--trainer.max_epochs", "3"]
-    assert read_plan(Path(words[4])).space == {"seed_everything": [0, 1, 2, 3, 4]}
+    assert words[5:] == ["--test", "--trainer.max_epochs", "3"]
+    points = [*read_plan(Path(words[4])).grid()]
+    assert [point.pop("seed_everything") for point in points] == [0, 1, 2, 3, 4]
+    assert points == 5 * [{"config": str(tmp_path / "mlp.yaml"), "model.dropout": 0.1, "model.hidden_dims": [8]}]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fmnist.cli.plain import CONFIGS, find_configs
-from fmnist.sweep.space import read_plan
+from fmnist.sweep.plan import read_plan
 from tests.conftest import ROOT
 
 LITTLE = ("--model.hidden_dims=[8]", "--data.batch_size=1000", "--trainer.max_epochs=1")

@@ -1,1 +1,1 @@
-"""Many trainings: what is tried, where it lies, and who trains what."""
+"""Hyperparameter search: what is tried, the trials on disk, and the loop that trains them."""

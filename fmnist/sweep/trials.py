@@ -1,21 +1,21 @@
-"""Trials on disk: a folder each, with its options, its run and its result. Nothing else is kept of a sweep."""
+"""Trials on disk: a folder each, with its options, its run and its result. A sweep has no other state."""
 
 import json
+import math
 import os
 import re
 import shutil
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from fmnist.errors import DamagedError, PlaceError, check
-from fmnist.files import read_end, read_json, write_whole
-from fmnist.runs.folder import lock, newest_run
+from fmnist.errors import DamagedError, UserError, check
+from fmnist.files import PARTS, read_end, read_json, write_whole
+from fmnist.runs.folder import LOGS, lock, newest_run
 from fmnist.runs.tables import read_history
-from fmnist.sweep.space import Plan, Point, check_same
+from fmnist.sweep.plan import Plan, Point
 
 OPTIONS, RESULT, SWEEP, LOG = "trial.json", "result.json", "sweep.json", "log.txt"
 
@@ -25,14 +25,14 @@ class Trial:
     """A trial.
 
     Args:
-        path: Its folder.
+        path: Its folder, ``trial_N``.
+        name: Its name, if its point is one of ``try``.
         point: What it tries.
-        name: Its name, if it is one of those that are tried first.
     """
 
     path: Path
-    point: Point | list[str]
-    name: str | None = None
+    name: str | None
+    point: Point
 
     @property
     def number(self) -> int:
@@ -41,114 +41,148 @@ class Trial:
 
     @property
     def run(self) -> Path | None:
-        """Its run; None before there is one."""
+        """Its newest run; None before there is one."""
         return newest_run(self.path)
 
     def result(self) -> dict[str, Any] | None:
-        """Reads what became of it; None while that is open."""
+        """Reads its ``status``, ``complete`` with a ``value`` or ``failed`` with a ``reason``; None while it is open.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         path = self.path / RESULT
-        return _read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = _read_json(path)
+        value = found.get("value")
+        finite = value is None or (isinstance(value, float) and math.isfinite(value))
+        if found.get("status") not in ("complete", "failed") or not finite:
+            raise _damaged(path)
+        return found
 
     def finish(self, status: str, **more: Any) -> None:
-        """Writes what became of it."""
+        """Writes its result."""
         write_whole(self.path / RESULT, json.dumps({"status": status, **more}) + "\n")
 
-    def values(self, metric: str) -> dict[int, float]:
-        """Returns a metric of its epochs, counted from 1; of those that have it."""
-        rows = read_history(self.run) if self.run else []
-        return {int(row["epoch"]): row[metric] for row in rows if metric in row}
+    def is_done(self, tested: bool) -> bool:
+        """Returns whether nothing is left to do; with ``tested`` a complete trial must have been tested."""
+        result = self.result()
+        if result is None or not tested or result["status"] == "failed":
+            return result is not None
+        return self.run is not None and (self.run / "test" / "metrics.json").exists()
 
     def value(self, plan: Plan) -> float | None:
-        """Returns the figure by which it is judged; None if no epoch has the metric."""
-        values = [*self.values(plan.metric).values()]
-        if not values or isinstance(plan.read, int):
-            return mean(values[-int(plan.read) :]) if values else None
-        return values[-1] if plan.read == "last" else (min if plan.mode == "min" else max)(values)
+        """Returns the value by which it is compared; None if no epoch has a finite one."""
+        try:
+            rows = read_history(self.run) if self.run else []
+        except ValueError as error:
+            raise _damaged(self.path / LOGS) from error
+        values = [row[plan.metric] for row in rows if math.isfinite(row.get(plan.metric, math.nan))]
+        if plan.epoch == "last":
+            return values[-1] if values else None
+        return (min if plan.mode == "min" else max)(values, default=None)
 
-    def last_words(self) -> str:
-        """Returns the line with which ``fit`` has ended."""
-        lines = read_end(self.path / LOG).splitlines() or [""]
-        said = [line for line in lines if line.startswith("fmnist: error: ")]
-        return (said or lines)[-1].removeprefix("fmnist: error: ")
+    def last_error(self) -> str:
+        """Returns the message with which its last command has failed."""
+        errors = re.findall("^fmnist: error: (.*)$", read_end(self.path / LOG), re.MULTILINE)
+        return str(errors[-1]) if errors else f"see {self.path / LOG}"
 
 
-def open_sweep(folder: Path, plan: Plan, typed: Sequence[str], path: Path) -> None:
-    """Makes the folder of a sweep, or sees that it is that of this one.
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a sweep, which its processes hold for moments only."""
+    handle = lock(folder, wait=60)
+    if handle is None:
+        raise UserError(f"{folder} is held by another process: stop that one first")
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_sweep(folder: Path, record: dict[str, Any]) -> None:
+    """Creates the folder of a sweep, or checks that it is that of this sweep.
 
     Raises:
-        UserError: It is that of another sweep, or of something else.
+        UserError: The folder is that of another sweep, or of something else.
     """
-    record = plan.record(typed)
-    if not folder.exists():
-        draft = folder.with_name(f".{uuid.uuid4().hex}")
-        draft.mkdir(parents=True)
-        write_whole(draft / SWEEP, json.dumps(record, indent=1))
-        try:
-            draft.rename(folder)
-            return
-        except OSError:  # another process was faster
-            (draft / SWEEP).unlink()
-            draft.rmdir()
-            check(folder.exists(), f"{folder} cannot be made")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.glob("[!.]*")):
+        write_whole(folder / SWEEP, json.dumps(record, indent=1))
     check((folder / SWEEP).is_file(), f"{folder} holds something else: give the file of the sweep another name")
-    check_same(_read_json(folder / SWEEP), json.loads(json.dumps(record)), path)
+    check_unchanged(folder, record)
 
 
-def read_trials(folder: Path) -> list[Trial]:
-    """Reads all trials of a sweep, in their order."""
-    found = (file.parent for file in folder.glob(f"trial_*/{OPTIONS}") if re.fullmatch(r"trial_\d+", file.parent.name))
-    read = ((path, _read_json(path / OPTIONS)) for path in found)
-    trials = (Trial(path, options.get("point") or {}, options.get("name")) for path, options in read)
+def check_unchanged(folder: Path, record: dict[str, Any]) -> None:
+    """Raises a ``UserError`` if a sweep is not the one that was begun; configurations may have been added."""
+    for name, before in _read_json(folder / SWEEP).items():
+        changed = f"{folder}: {name} was {before} when the sweep began, and is {record.get(name)} now"
+        check(before == record.get(name), f"{changed}; put it back, or give the file of the sweep another name")
+
+
+def read_trials(folder: Path, plan: Plan) -> list[Trial]:
+    """Reads all trials of a sweep, in the order of their numbers.
+
+    Raises:
+        UserError: A folder is damaged, or tries what is not in the plan: nobody else may have a sweep run something.
+    """
+    paths = [file.parent for file in folder.glob(f"trial_*/{OPTIONS}")]
+    trials = [_read_trial(path, plan) for path in paths if re.fullmatch(r"trial_\d{1,9}", path.name)]
     return sorted(trials, key=lambda trial: trial.number)
 
 
-def clear_drafts(folder: Path) -> None:
-    """Removes what a process that was killed has begun to make here; nobody else makes anything."""
-    for left in folder.glob(f".{'?' * 32}"):
-        shutil.rmtree(left)
+def _read_trial(path: Path, plan: Plan) -> Trial:
+    found = _read_json(path / OPTIONS)
+    name, point = found.get("name"), found.get("point")
+    if not isinstance(name, str | None) or not isinstance(point, dict):
+        raise _damaged(path / OPTIONS)
+    known = plan.contains(name, point)
+    check(known, f"{path} tries what the file of the sweep does not list: remove this folder, or list it again")
+    return Trial(path, name, point)
 
 
-def add_trial(folder: Path, number: int, point: Point | list[str], name: str | None) -> Trial:
-    """Writes a trial, whole, before anything of it runs; the sweep's lock is held."""
-    clear_drafts(folder)
-    draft = folder / f".{uuid.uuid4().hex}"
-    draft.mkdir()
-    write_whole(draft / OPTIONS, json.dumps({"name": name, "point": point}) + "\n")
-    return Trial(draft.rename(folder / f"trial_{number:03}"), point, name)
+def add_trial(folder: Path, number: int, name: str | None, point: Point) -> Trial:
+    """Writes a trial before anything of it runs; the lock of the sweep is held."""
+    path = folder / f"trial_{number:03}"
+    path.mkdir(exist_ok=True)  # without its options, as a killed process leaves it, a folder is no trial
+    write_whole(path / OPTIONS, json.dumps({"name": name, "point": point}) + "\n")
+    return Trial(path, name, point)
 
 
-def take_open(trials: Sequence[Trial], tested: bool) -> tuple[Trial, int] | None:
-    """Takes a trial that nobody is at and that is not done; None if there is none.
+def claim_trial(trials: Sequence[Trial], tested: bool) -> tuple[Trial, int] | None:
+    """Claims the first trial that is not done and that no other process works on.
 
     Args:
         trials: All trials.
-        tested: Whether a complete trial is done only when it has been tested.
+        tested: Whether a complete trial must have been tested.
 
     Returns:
-        The trial, and the handle of its lock.
+        The trial and the handle of its lock; None if there is none.
     """
     for trial in trials:
-        if is_done(trial, tested):
+        if (handle := lock(trial.path)) is None:
             continue
-        handle = lock(trial.path)
-        if handle is None:
-            continue
-        if not is_done(trial, tested):
+        if not trial.is_done(tested):
+            remove_leftovers(trial.path)
             return trial, handle
         os.close(handle)
     return None
 
 
-def is_done(trial: Trial, tested: bool) -> bool:
-    """Tells whether a trial needs nothing more."""
-    result = trial.result()
-    if result is None or not tested or result["status"] != "complete":
-        return result is not None
-    return trial.run is not None and (trial.run / "test" / "metrics.json").exists()
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process has not completed in a folder that is locked: files, and a run."""
+    for part in folder.rglob(PARTS):
+        part.unlink()
+    for draft in folder.glob(f"{LOGS}/.{'?' * 32}"):
+        shutil.rmtree(draft)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except DamagedError as error:
-        raise PlaceError(f"{path} is damaged: remove its folder, and start the sweep again") from error
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is damaged: move {path.parent} away, and start the sweep again")

@@ -1,0 +1,177 @@
+"""The loop of a sweep: claim a trial, train it in its own process, write its result."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmnist.errors import PLACE_CODE, PlaceError, check
+from fmnist.files import open_own
+from fmnist.runs.folder import ended_mark
+from fmnist.seeds import mix_seeds
+from fmnist.sweep.plan import Plan, Point, Space, as_arguments
+from fmnist.sweep.trials import LOG, Trial, add_trial, check_unchanged, claim_trial, locked, read_trials
+
+MAX_KILLS = 5  # of one trial, until it is taken for something else than chance
+POLL = 0.5  # seconds
+MAX_DRAWS = 100  # of a point, until one is new
+
+
+@dataclass
+class Sweep:
+    """Trains the trials of a plan, next to other processes that do the same in the same folder.
+
+    Args:
+        plan: What is tried.
+        folder: Folder of the trials.
+        options: Options of ``fit`` that all trials get.
+        test: Whether the best checkpoint of each trial is tested.
+        report: Called with each trial that is done.
+    """
+
+    plan: Plan
+    folder: Path
+    options: Sequence[str]
+    test: bool
+    report: Callable[[Trial], None]
+    kills: dict[Path, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Works until every trial is done.
+
+        Raises:
+            UserError: Something is wrong that is not the trial's own fault; the trial stays open.
+        """
+        while True:
+            with locked(self.folder):
+                check_unchanged(self.folder, self.plan.record(self.options))
+                trials = read_trials(self.folder, self.plan)
+                claimed = claim_trial(trials, self.test) or self._new_trial(trials)
+            if claimed:
+                trial, handle = claimed
+                try:
+                    self._work_on(trial, handle)
+                finally:
+                    os.close(handle)
+            elif all(trial.is_done(self.test) for trial in trials):
+                return
+            else:
+                time.sleep(POLL)  # other processes work on the rest, and may be killed
+
+    def _new_trial(self, trials: list[Trial]) -> tuple[Trial, int] | None:
+        number = trials[-1].number + 1 if trials else 0
+        if (point := next_point(self.plan, trials, number)) is None:
+            return None
+        trials.append(add_trial(self.folder, number, *point))
+        return claim_trial(trials, self.test)
+
+    def _work_on(self, trial: Trial, handle: int) -> None:
+        if trial.result() is None:
+            code = self._fit(trial, handle)
+            if code == 0:
+                trial.finish("complete", value=trial.value(self.plan))
+            elif code == 2:
+                trial.finish("failed", reason=trial.last_error())
+        if trial.result() and not trial.is_done(self.test):
+            code = self._call(trial, handle, "test", "--ckpt_path", str(trial.path))
+            check(code != 2, f"{trial.path}: {trial.last_error()}")
+        if trial.is_done(self.test):
+            self.report(trial)
+
+    def _fit(self, trial: Trial, handle: int) -> int:
+        root, run = f"--trainer.default_root_dir={trial.path}", trial.run
+        if run and ended_mark(run).exists():  # killed before the result was written
+            return 0
+        if run and (code := self._call(trial, handle, "fit", root, "--ckpt_path", str(run))) != 2:
+            return code
+        return self._call(trial, handle, "fit", root)  # also a run that cannot be continued begins again
+
+    def _call(self, trial: Trial, handle: int, command: str, *arguments: str) -> int:
+        """Runs a command, which holds the lock of the trial as long as it lives, with the options of the trial.
+
+        Returns:
+            0, 2 for a mistake of the trial's own, or the exit code of a process that was stopped or killed.
+
+        Raises:
+            PlaceError: The data, a folder or the disk is at fault.
+            UserError: The command has ended in another way, or has been killed too often.
+        """
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.plan.threads))
+        with open(trial.path / LOG, "a", encoding="utf-8", opener=open_own) as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fmnist.sweep", command, *as_arguments(trial.point), *self.options, *arguments],
+                env=os.environ | threads,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the sweep, which stops the command once
+                pass_fds=(handle,) if os.name == "posix" else (),
+            )
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if code == PLACE_CODE:
+            raise PlaceError(trial.last_error())
+        killed = code in (130, 143) or code < 0
+        check(killed or code in (0, 2), f"{trial.path}: {command} ended with exit code {code}: see its {LOG}")
+        self.kills[trial.path] = self.kills.get(trial.path, 0) + killed
+        often = self.kills[trial.path] >= MAX_KILLS
+        check(not often, f"{trial.path} was killed {MAX_KILLS} times: is memory short? see its {LOG}")
+        return code
+
+
+def next_point(plan: Plan, trials: Sequence[Trial], number: int) -> tuple[str | None, Point] | None:
+    """Chooses what the next trial tries.
+
+    Args:
+        plan: What is tried.
+        trials: All trials, also those that other processes work on.
+        number: Number of the new trial, which makes its seed.
+
+    Returns:
+        A point that no trial has, with its name if it has one; None if there is none left.
+    """
+    names = {trial.name for trial in trials}
+    for name, point in plan.named.items():
+        if name not in names:
+            return name, point
+    tried = [trial.point for trial in trials if trial.name is None]
+    if plan.sampler != "grid" and len(tried) >= plan.trials:
+        return None
+    points = plan.grid() if plan.sampler == "grid" else _sample(plan, trials, number)
+    return next(((None, point) for point in points if point not in tried), None)
+
+
+def _sample(plan: Plan, trials: Sequence[Trial], number: int) -> Iterator[Point]:
+    """Draws points from an Optuna study, which is rebuilt in memory from the folders."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kind = optuna.samplers.TPESampler if plan.sampler == "tpe" else optuna.samplers.RandomSampler
+    sampler = kind(seed=mix_seeds(plan.seed, number) % 2**32)
+    study = optuna.create_study(direction="maximize" if plan.mode == "max" else "minimize", sampler=sampler)
+    lists = {name: space for name, space in plan.search.items() if isinstance(space, list)}
+    indices = {name: optuna.distributions.CategoricalDistribution(range(len(space))) for name, space in lists.items()}
+    spaces = {**plan.search, **indices}  # of a list, whose values may be lists, Optuna sees the index
+    for trial in trials:
+        if trial.name is None and (value := (trial.result() or {}).get("value")) is not None:
+            params = trial.point | {name: space.index(trial.point[name]) for name, space in lists.items()}
+            study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=spaces))
+    for _ in range(MAX_DRAWS):
+        yield {name: _decode(plan.search[name], drawn) for name, drawn in study.ask(spaces).params.items()}
+
+
+def _decode(space: Space, drawn: Any) -> Any:
+    """Returns the value of an option: a float with the digits of its step, or with four that can be read."""
+    if isinstance(space, list):
+        return space[drawn]
+    if not isinstance(drawn, float):
+        return drawn
+    return min(space.high, max(space.low, float(f"{drawn:.4g}" if space.step is None else f"{drawn:.12g}")))
