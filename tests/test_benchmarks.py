@@ -13,9 +13,10 @@ LITTLE = ("--seeds=1", "--model.hidden_dims=[8]", "--trainer.limit_train_batches
 
 
 @pytest.fixture
-def run(script, workplace, real_root):
-    """Runs a script in a folder with the data. Returns what it prints."""
-    (workplace / "data").symlink_to(real_root)
+def run(script, real_root, tmp_path, monkeypatch):
+    """Runs a script in a folder with the real data. Returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(real_root)
 
     def run(name, *words):
         code, out = script(name, *words)
@@ -25,10 +26,10 @@ def run(script, workplace, real_root):
     return run
 
 
-def test_quickstart_prints_the_published_table_beside_ours(run, workplace):
+def test_quickstart_prints_the_published_table_beside_ours(run, tmp_path):
     rows = [row.split() for row in run("quickstart", *LITTLE).splitlines()[-5:]]
     assert [row[:2] for row in rows] == [["1", "47.3%"], ["2", "54.1%"], ["3", "60.3%"], ["4", "63.7%"], ["5", "65.0%"]]
-    ours = json.loads((workplace / "lightning_logs/quickstart/seed_0/result.json").read_text())
+    ours = json.loads((tmp_path / "lightning_logs/quickstart/seed_0/result.json").read_text())
     assert [(row[2], row[5]) for row in rows] == [(f"{epoch['acc']:.1%}", f"{epoch['loss']:.4f}") for epoch in ours]
     assert len({epoch["loss"] for epoch in ours}) == 5, "every epoch was tested"
 
@@ -52,19 +53,19 @@ def test_own_data_reads_twice(real_root, tmp_path):
     assert second.startswith("100 PNG files from the cache: ")
 
 
-def test_audit_plants_and_finds(run, workplace):
+def test_audit_plants_and_finds(run, tmp_path):
     out = run("audit", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=8")
     assert out.count("300 images, fold ") == 10
     planted, published = ([cell.strip() for cell in line.split("|")[1:4]] for line in out.splitlines()[-2:])
     assert planted[:2] == ["300", "6"]
     assert float(planted[2].rstrip("%")) >= 100 / 6, "one of six at least"
     assert published == ["300", "0", ""]
-    assert (workplace / "labels.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_throughput_prints_every_row(run, workplace):
+def test_throughput_prints_every_row(run, tmp_path):
     out = run("throughput", "--batch_sizes=64", "--options_at=64", "--repeats=1", "--batches=2", "--json=rows.json")
-    rows = json.loads((workplace / "rows.json").read_text())
+    rows = json.loads((tmp_path / "rows.json").read_text())
     names = [row["row"] for row in rows]
     assert names[:5] == ["floor", "ours", "barebones", "tutorial", "plain Lightning"]
     rest = [name for name in names[5:] if "Keras" not in name]
@@ -74,10 +75,10 @@ def test_throughput_prints_every_row(run, workplace):
     assert f"{rows[-1]['share']:.1%} of an epoch" in out
 
 
-def test_time_to_accuracy_trains_rows_and_times_starts(run, workplace):
+def test_time_to_accuracy_trains_rows_and_times_starts(run, tmp_path):
     rows = ("--rows", "ours", "PyTorch tutorial, usual", "scikit-learn, usual")
     out = run("time_to_accuracy", "--seeds=1", "--epochs=1", "--images=5000", "--starts=1", "--json=times.json", *rows)
-    found = json.loads((workplace / "times.json").read_text())
+    found = json.loads((tmp_path / "times.json").read_text())
     assert [*found["runs"]] == list(rows[1:])
     for name, runs in found["runs"].items():
         assert 0.4 < runs["accuracy"][0] < 0.9, name

