@@ -68,10 +68,11 @@ class Place:
     def _reference(self) -> tuple[dict[str, str], float]:
         """Returns digests of what an undisturbed training leaves, and its seconds from folder to end."""
         place = self.new()
-        process = self.start(place)
-        wait_for(lambda: (place / RUN).exists(), process)
-        start = time.monotonic()
-        expect(process.wait() == 0, "the undisturbed training failed")
+        with self.start(place) as process:
+            wait_for(lambda: (place / RUN).exists(), process)
+            start = time.monotonic()
+            process.communicate()
+        expect(process.returncode == 0, "the undisturbed training failed")
         return digests(place / RUN), time.monotonic() - start
 
     def continued(self, place: Path) -> None:
@@ -200,7 +201,9 @@ def together(place: Place) -> str:
     """Starts them in the same moment."""
     folder = place.new()
     processes = [place.start(folder) for _ in range(place.fits)]
-    codes = [process.wait() for process in processes]
+    for process in processes:
+        process.communicate()
+    codes = [process.returncode for process in processes]
     expect(not any(codes), f"exit codes {codes}")
     runs = sorted((folder / "lightning_logs").iterdir(), key=lambda path: int(path.name.partition("_")[2]))
     expect([run.name for run in runs] == [f"version_{number}" for number in range(place.fits)], f"{runs}")
@@ -224,10 +227,10 @@ def repeated(place: Place) -> str:
         if kind == "bar":
             ours, its = pty.openpty()
             termios.tcsetwinsize(its, (25, 100))
-            process = place.start(folder, *words, stdout=its)
-            os.close(its)
-            shown = _read_all(ours)
-            expect(process.wait() == 0 and "epoch 4/4: 100%" in shown, f"no bar: {shown[-200:]}")
+            with place.start(folder, *words, stdout=its) as process:
+                os.close(its)
+                shown = _read_all(ours)
+            expect(process.returncode == 0 and "epoch 4/4: 100%" in shown, f"no bar: {shown[-200:]}")
         else:
             place.fit(folder, *words)
         command = [sys.executable, "-m", "fmnist", "test"]
@@ -301,7 +304,12 @@ def wait_for(event: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 def _obey_permissions() -> None:
     """Makes even root obey the permissions of files, by giving up the capability that overrides them."""
-    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+    libc, override = ctypes.CDLL(None), 1  # CAP_DAC_OVERRIDE
+    libc.prctl(24, override, 0, 0, 0)  # PR_CAPBSET_DROP: no program that is executed from here gets it
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, sets)
+    sets[0] &= ~(1 << override)  # of what is in force: this process loses it as well
+    libc.capset(header, sets)
 
 
 def _read_all(terminal: int) -> str:

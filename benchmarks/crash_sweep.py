@@ -66,7 +66,7 @@ def disturb(folder: Path, root: Path, kills: int, seconds: float, seed: int) -> 
         time.sleep(draw.uniform(0, 2 * seconds))
         what = draw.choice(("sweep", "fit", "both"))
         index = draw.randrange(3)
-        fits = children(sweeps[index].pid) if what == "both" else trainings(folder)
+        fits = children(sweeps[index].pid) if what == "both" else trainings(folder, sweeps)
         if what != "fit" and sweeps[index].poll() is None:
             sweeps[index].kill()
             sweeps[index].wait()
@@ -80,10 +80,10 @@ def disturb(folder: Path, root: Path, kills: int, seconds: float, seed: int) -> 
     return killed
 
 
-def trainings(folder: Path) -> list[int]:
-    """Returns the processes that train in a folder, whoever has started them."""
-    here = [pid for pid in processes() if read(pid, "cwd") == str(folder.resolve())]
-    return [pid for pid in here if "\0fit\0" in read(pid, "cmdline")]
+def trainings(folder: Path, sweeps: list[subprocess.Popen[bytes]]) -> list[int]:
+    """Returns the processes that train in the folder of some sweeps, whoever has started them."""
+    others = {sweep.pid for sweep in sweeps}
+    return [pid for pid in processes() if pid not in others and read(pid, "cwd") == str(folder.resolve())]
 
 
 def children(parent: int) -> list[int]:

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CONFIG = Path(__file__).parent.parent / "configs" / "mlp.yaml"
 LIMIT = 15  # epochs
@@ -56,6 +56,13 @@ ROWS = {
 Watch = Callable[[Any], None]  # is called after each epoch
 
 
+class Data(NamedTuple):
+    """The folder of the data set, and how many of its images are trained on."""
+
+    root: str
+    images: int
+
+
 def main() -> None:
     """Measures and prints, or is one of the runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS], metavar="NAME", help="only these rows")
     parser.add_argument("--epochs", type=int, help="as many for every row")
+    parser.add_argument("--images", type=int, default=55_000, help="to train on (default all 55,000)")
     parser.add_argument("--choose", action="store_true", help="print validation accuracies, epoch by epoch")
     parser.add_argument("--starts", type=int, default=5, help="runs of each start (default 5); 0 for no second table")
     parser.add_argument("--root", default="data", help="folder of the data set (default data)")
@@ -72,12 +80,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         peer, recipe, epochs, seed = args.run
-        return train(peer, recipe == "plain", int(epochs), int(seed), args.root, args.choose)
+        return train(peer, recipe == "plain", int(epochs), int(seed), Data(args.root, args.images), args.choose)
     if args.choose:
         return choose(args)
     rows = {name: ROWS[name] for name in args.rows if find_spec(ROWS[name][0])}
     found = measure(rows, args) if args.seeds else {}
-    start = measure_start(args.root, args.starts) if args.starts else {}
+    start = measure_start(args) if args.starts else {}
     if args.json:
         args.json.write_text(json.dumps({"runs": found, "start": start}, indent=2))
     return None
@@ -88,7 +96,7 @@ def measure(rows: dict[str, tuple[str, str, int]], args: argparse.Namespace) -> 
     found: dict[str, Any] = {name: {"seconds": [], "accuracy": []} for name in rows}
     for seed in range(args.seeds):
         for name, (peer, recipe, epochs) in rows.items():
-            seconds, accuracy = run(peer, recipe, args.epochs or epochs, seed, args.root)
+            seconds, accuracy = run(peer, recipe, args.epochs or epochs, seed, args)
             found[name]["seconds"].append(seconds)
             found[name]["accuracy"].append(accuracy)
     print(f"{'':32}epochs   seconds   / ours   test accuracy      90 % reached by")
@@ -104,16 +112,17 @@ def measure(rows: dict[str, tuple[str, str, int]], args: argparse.Namespace) -> 
     return found
 
 
-def run(peer: str, recipe: str, epochs: int, seed: int, root: str) -> tuple[float, float]:
+def run(peer: str, recipe: str, epochs: int, seed: int, args: argparse.Namespace) -> tuple[float, float]:
     """Runs one process and returns the seconds until the network was saved, and its test accuracy."""
     with tempfile.TemporaryDirectory() as folder:
         if peer == "fmnist":
             words = [*RECIPES[recipe], "--trainer.max_epochs", epochs, "--seed_everything", seed]
-            seconds = timed("-m", "fmnist", "fit", *words, *_places(root, folder))
+            seconds = timed("-m", "fmnist", "fit", *words, *_places(args, folder))
             timed("-m", "fmnist", "test", "--trainer.default_root_dir", folder)
             (metrics,) = Path(folder).rglob("metrics.json")
             return seconds, json.loads(metrics.read_text())["acc"]
-        words = [__file__, "--root", str(Path(root).resolve()), "--run", peer, recipe, str(epochs), str(seed)]
+        words = [__file__, "--root", str(Path(args.root).resolve()), "--images", str(args.images)]
+        words += ["--run", peer, recipe, str(epochs), str(seed)]
         start = time.perf_counter()
         with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, cwd=folder) as process:
             assert process.stdout is not None
@@ -123,8 +132,9 @@ def run(peer: str, recipe: str, epochs: int, seed: int, root: str) -> tuple[floa
             return seconds, float(next(lines))
 
 
-def _places(root: str, folder: str) -> list[Any]:
-    return ["--data.source.root", Path(root).resolve(), "--trainer.default_root_dir", folder]
+def _places(args: argparse.Namespace, folder: str) -> list[Any]:
+    few = ["--trainer.limit_train_batches", args.images / 55_000] if args.images < 55_000 else []
+    return ["--data.source.root", Path(args.root).resolve(), "--trainer.default_root_dir", folder, *few]
 
 
 def timed(*words: Any) -> float:
@@ -139,56 +149,57 @@ def choose(args: argparse.Namespace) -> None:
     for epochs in (5, 6, 8, 10, 12, 15, 18, 20, 22, 25):
         with tempfile.TemporaryDirectory() as folder:
             words = [*RECIPES["ours"], "--trainer.max_epochs", epochs, "--seed_everything", 100]
-            timed("-m", "fmnist", "fit", *words, *_places(args.root, folder))
+            timed("-m", "fmnist", "fit", *words, *_places(args, folder))
             (history,) = Path(folder).rglob("metrics.csv")
             header, *_, last = history.read_text().splitlines()
             accuracy = dict(zip(header.split(","), last.split(","), strict=True))["val/acc"]
             print(f"ours, {epochs} epochs: {float(accuracy):.4f}", flush=True)
     for name, (peer, recipe, _) in ROWS.items():
         if recipe == "usual" and find_spec(peer):
-            words = [__file__, "--root", args.root, "--choose", "--run", peer, recipe, str(LIMIT), "100"]
+            words = [__file__, "--root", args.root, "--images", str(args.images), "--choose"]
+            words += ["--run", peer, recipe, str(LIMIT), "100"]
             done = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True)
             accuracies = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("val ")]
             print(f"{name}: {' '.join(accuracies)}", flush=True)
 
 
-def train(peer: str, plain: bool, epochs: int, seed: int, root: str, choosing: bool) -> None:
+def train(peer: str, plain: bool, epochs: int, seed: int, data: Data, choosing: bool) -> None:
     """Trains a peer, saves it, says so, and prints its test accuracy."""
     os.environ["KERAS_BACKEND"] = "jax"
     trainers = {"torch": train_torch, "lightning": train_lightning, "keras": train_keras, "sklearn": train_sklearn}
-    predict, save = trainers[peer](plain, epochs, seed, root, watch(root) if choosing else None)
+    predict, save = trainers[peer](plain, epochs, seed, data, watch(data) if choosing else None)
     with tempfile.NamedTemporaryFile(suffix=".keras" if peer == "keras" else "") as file:
         save(file.name)
         print("saved", flush=True)
-    images, labels = arrays(root, "test")
+    images, labels = arrays(data, "test")
     print((predict(images) == labels).mean())
 
 
-def arrays(root: str, part: str = "train") -> tuple[Any, Any]:
+def arrays(data: Data, part: str = "train") -> tuple[Any, Any]:
     """Reads images, float32 (N, 784) from 0 to 1, and labels: of the part train, val or test.
 
     It takes nothing but NumPy, so that no peer waits for the libraries of another.
     """
     import numpy as np
 
-    folder, prefix = Path(root) / "FashionMNIST" / "raw", "t10k" if part == "test" else "train"
+    folder, prefix = Path(data.root) / "FashionMNIST" / "raw", "t10k" if part == "test" else "train"
     pixels = np.frombuffer((folder / f"{prefix}-images-idx3-ubyte").read_bytes(), np.uint8, offset=16)
     labels = np.frombuffer((folder / f"{prefix}-labels-idx1-ubyte").read_bytes(), np.uint8, offset=8)
-    rows = np.arange(len(labels)) if part == "test" else split(labels)[part == "val"]
+    rows = np.arange(len(labels)) if part == "test" else split(labels, data.images)[part == "val"]
     return pixels.reshape(-1, 784)[rows].astype("float32") / 255, labels[rows].astype("int64")
 
 
-def split(labels: Any) -> tuple[Any, Any]:
-    """Returns the rows to train on and those to validate on, the first 500 of every class."""
+def split(labels: Any, images: int) -> tuple[Any, Any]:
+    """Returns the rows to train on, so many, and those to validate on, the first 500 of every class."""
     import numpy as np
 
     val = np.sort(np.concatenate([np.flatnonzero(labels == label)[:500] for label in range(10)]))
-    return np.setdiff1d(np.arange(len(labels)), val), val
+    return np.setdiff1d(np.arange(len(labels)), val)[:images], val
 
 
-def watch(root: str) -> Watch:
+def watch(data: Data) -> Watch:
     """Makes a function that prints the validation accuracy of what it is given to predict with."""
-    images, labels = arrays(root, "val")
+    images, labels = arrays(data, "val")
     return lambda predict: print(f"val {(predict(images) == labels).mean():.4f}", flush=True)
 
 
@@ -200,7 +211,7 @@ def _schedule(steps: int) -> Callable[[int], float]:
     )
 
 
-def _torch_parts(plain: bool, epochs: int, seed: int, root: str) -> tuple[Any, Any, Any, Any, Any]:
+def _torch_parts(plain: bool, epochs: int, seed: int, data: Data) -> tuple[Any, Any, Any, Any, Any]:
     """Makes what both torch peers share: network, loader, loss, optimizer, schedule."""
     import torch
     from torch import nn
@@ -209,9 +220,9 @@ def _torch_parts(plain: bool, epochs: int, seed: int, root: str) -> tuple[Any, A
     from torchvision.transforms import ToTensor
 
     torch.manual_seed(seed)
-    data = datasets.FashionMNIST(root, train=True, transform=ToTensor())
-    rows = split(data.targets.numpy())[0].tolist()
-    loader = DataLoader(Subset(data, rows), 128 if plain else 64, shuffle=True)
+    pictures = datasets.FashionMNIST(data.root, train=True, transform=ToTensor())
+    rows = split(pictures.targets.numpy(), data.images)[0].tolist()
+    loader = DataLoader(Subset(pictures, rows), 128 if plain else 64, shuffle=True)
     hidden = (nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU())
     model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(512, 10))
     if not plain:
@@ -228,11 +239,11 @@ def _torch_predict(model: Any) -> Callable[[Any], Any]:
     return lambda images: model(torch.from_numpy(images)).argmax(1).numpy()
 
 
-def train_torch(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_torch(plain: bool, epochs: int, seed: int, data: Data, seen: Watch | None) -> tuple[Any, Any]:
     """Trains in a plain loop."""
     import torch
 
-    model, loader, measure_loss, optimizer, schedule = _torch_parts(plain, epochs, seed, root)
+    model, loader, measure_loss, optimizer, schedule = _torch_parts(plain, epochs, seed, data)
     for _ in range(epochs):
         for images, labels in loader:
             loss = measure_loss(model(images), labels)
@@ -246,14 +257,14 @@ def train_torch(plain: bool, epochs: int, seed: int, root: str, seen: Watch | No
     return _torch_predict(model), lambda path: torch.save(model.state_dict(), path)
 
 
-def train_lightning(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_lightning(plain: bool, epochs: int, seed: int, data: Data, seen: Watch | None) -> tuple[Any, Any]:
     """Trains a textbook LightningModule."""
     from lightning.pytorch import LightningModule, Trainer
     from torchmetrics.classification import MulticlassAccuracy
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # tips, and what it defaults to
     warnings.simplefilter("ignore")
-    network, loader, measure_loss, optimizer, schedule = _torch_parts(plain, epochs, seed, root)
+    network, loader, measure_loss, optimizer, schedule = _torch_parts(plain, epochs, seed, data)
 
     class Plain(LightningModule):
         def __init__(self) -> None:
@@ -283,13 +294,13 @@ def train_lightning(plain: bool, epochs: int, seed: int, root: str, seen: Watch 
     return _torch_predict(network.cpu()), trainer.save_checkpoint
 
 
-def train_keras(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_keras(plain: bool, epochs: int, seed: int, data: Data, seen: Watch | None) -> tuple[Any, Any]:
     """Trains with Keras 3 on JAX."""
     import keras
     import numpy as np
 
     keras.utils.set_random_seed(seed)
-    images, labels = arrays(root)
+    images, labels = arrays(data)
     batch = 128 if plain else 32
     steps = epochs * math.ceil(len(labels) / batch)
     penalty = keras.regularizers.L2(1.5e-4) if plain else None  # its gradient is 3e-4 of the weight
@@ -310,7 +321,7 @@ def train_keras(plain: bool, epochs: int, seed: int, root: str, seen: Watch | No
     return predict, model.save
 
 
-def train_sklearn(plain: bool, epochs: int, seed: int, root: str, seen: Watch | None) -> tuple[Any, Any]:
+def train_sklearn(plain: bool, epochs: int, seed: int, data: Data, seen: Watch | None) -> tuple[Any, Any]:
     """Trains scikit-learn's MLPClassifier."""
     import pickle
 
@@ -320,7 +331,7 @@ def train_sklearn(plain: bool, epochs: int, seed: int, root: str, seen: Watch | 
     settings: dict[str, Any] = {"solver": "sgd", "learning_rate_init": 0.1, "momentum": 0.9, "batch_size": 128}
     settings["alpha"] = 3e-4 * 128  # divided by the batch in there
     options: dict[str, Any] = {"random_state": seed, **(settings if plain else {})}
-    images, labels = arrays(root)
+    images, labels = arrays(data)
     model = MLPClassifier((512, 512), max_iter=1 if seen else epochs, warm_start=bool(seen), **options)
     for _ in range(epochs if seen else 1):
         model.fit(images, labels)
@@ -329,17 +340,17 @@ def train_sklearn(plain: bool, epochs: int, seed: int, root: str, seen: Watch | 
     return model.predict, lambda path: Path(path).write_bytes(pickle.dumps(model))
 
 
-def measure_start(root: str, repeats: int) -> dict[str, float]:
+def measure_start(args: argparse.Namespace) -> dict[str, float]:
     """Times the start of processes, in turn, and prints the medians beside that of bare imports."""
     with tempfile.TemporaryDirectory() as folder:
         trained = str(Path(folder) / "trained")
         little = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
-        timed("-m", "fmnist", "fit", "--config", CONFIG, *little, *_places(root, trained))
+        timed("-m", "fmnist", "fit", "--config", CONFIG, *_places(args, trained), *little)
         first_step = (
             "import os, sys; from fmnist import ImageClassifier; from fmnist.__main__ import main;"
             "ImageClassifier.on_train_batch_end = lambda *_: os._exit(0); main(sys.argv[1:])"
         )
-        fit = ["fit", "--config", str(CONFIG), *map(str, _places(root, folder))]
+        fit = ["fit", "--config", str(CONFIG), *map(str, _places(args, folder))]
         test = ["-m", "fmnist", "test", "--trainer.default_root_dir", trained]
         rows: dict[str, Iterable[Any]] = {
             "import lightning, torchvision": ("-c", "import lightning, torchvision"),
@@ -351,7 +362,7 @@ def measure_start(root: str, repeats: int) -> dict[str, float]:
             "--version": ("-m", "fmnist", "--version"),
         }
         seconds: dict[str, list[float]] = {name: [] for name in rows}
-        for _ in range(repeats):
+        for _ in range(args.starts):
             for name, words in rows.items():
                 seconds[name].append(timed(*words))
         whole, started = (seconds[name] for name in [*rows][:2])  # the end of a process takes time as well
@@ -369,8 +380,9 @@ def measure_start(root: str, repeats: int) -> dict[str, float]:
 
 def memory(*words: str) -> float:
     """Returns the peak memory of a Python process, in MB."""
-    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
-    return os.wait4(process.pid, 0)[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    process = os.posix_spawn(sys.executable, [sys.executable, *words], os.environ, file_actions=silent)
+    return os.wait4(process, 0)[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Shared fixtures: no network, a small data set in the real format, the real data set, the real command line."""
 
+import fcntl
 import gzip
 import hashlib
+import importlib
+import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes with two threads each would stand in each other's way
@@ -15,15 +20,23 @@ import pytest
 
 from fmnist.__main__ import main
 from fmnist.data.sources import download
+from tests.forkserver import COMMAND, ROOT, Popen
 
-ROOT = Path(__file__).parent.parent
 TRAIN_SIZE, TEST_SIZE = 600, 200
+EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+RECIPE = ("--model.hidden_dims=[64,32]", "--trainer.max_epochs=2", *EMA)  # of the run that all tests share
 LONGEST = {"test_benchmarks", "test_distributed", "test_crash", "test_sweep"}  # minutes each
 
 
 def pytest_collection_modifyitems(items):
     """Puts the longest files first: begun last, one would run alone while the other process has nothing to do."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_sessionfinish():
+    """Ends the processes that failed tests have left, for which this one would wait."""
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -71,16 +84,26 @@ def small_contents():
     return contents
 
 
+@pytest.fixture(scope="session")
+def small_files(small_contents):
+    """Makes the small files pass for the published ones. Returns a function of a patch and of their system folder."""
+
+    def use(patch, folder):
+        files = {name: (len(data), hashlib.md5(data).hexdigest()) for name, data in small_contents.items()}
+        patch.setattr(download.VerifiedFashionMNIST, "files", files)
+        for name, data in small_contents.items():
+            (folder / f"{name}.gz").write_bytes(gzip.compress(data, 1))
+        patch.setenv("FMNIST_DATA", str(folder))
+
+    return use
+
+
 @pytest.fixture
-def small_data(small_contents, tmp_path, monkeypatch):
-    """Makes the small files pass for the published ones, and puts them into a system folder. Returns that folder."""
-    files = {name: (len(data), hashlib.md5(data).hexdigest()) for name, data in small_contents.items()}
-    monkeypatch.setattr(download.VerifiedFashionMNIST, "files", files)
+def small_data(small_files, tmp_path, monkeypatch):
+    """The small data set in a system folder, as if it were the published one. Returns that folder."""
     folder = tmp_path / "system"
     folder.mkdir()
-    for name, data in small_contents.items():
-        (folder / f"{name}.gz").write_bytes(gzip.compress(data, 1))
-    monkeypatch.setenv("FMNIST_DATA", str(folder))
+    small_files(monkeypatch, folder)
     return folder
 
 
@@ -94,11 +117,53 @@ def workplace(small_data, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def real_root(tmp_path_factory):
+def shared(tmp_path_factory):
+    """Makes folders that all processes of the test runner read. Returns a function of a name and of what fills one."""
+    top = tmp_path_factory.getbasetemp()
+    top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
+
+    def share(name, fill):
+        with (top / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (top / name).exists():
+                draft = Path(tempfile.mkdtemp(dir=top))
+                fill(draft)
+                draft.rename(top / name)
+        return top / name
+
+    return share
+
+
+@pytest.fixture(scope="session")
+def real_root(shared):
     """The real data set, obtained by the project's own chain. Returns ``root``."""
-    root = Path(os.environ.get("FMNIST_TEST_ROOT") or tmp_path_factory.mktemp("real"))
-    download.VerifiedFashionMNIST(root, train=False)
-    return root
+    given = os.environ.get("FMNIST_TEST_ROOT")
+
+    def fill(folder):
+        obtained = download.VerifiedFashionMNIST(given or folder, train=False)
+        if given:  # links: a test that goes wrong must not replace the files
+            shutil.copytree(obtained.raw_folder, folder / "FashionMNIST/raw", copy_function=link)
+
+    def link(source, target):
+        Path(target).symlink_to(Path(source).resolve())
+
+    return shared("real", fill)
+
+
+@pytest.fixture(scope="session")
+def tested(shared, real_root):
+    """A folder with a run on the real images, tested and predicted (``test.csv``), which nobody changes.
+
+    It has batch normalization, averaged weights and what is fitted on validation images.
+    """
+
+    def fill(folder):
+        train(folder, real_root, *RECIPE)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert main(["test"]) == main(["predict", "--output", "test.csv"]) == 0
+
+    return shared("tested", fill)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +187,24 @@ def cli(capsys):
     return run
 
 
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Runs a script of ``benchmarks/`` here; what it starts of ``python -m fmnist`` is forked.
+
+    Returns its exit code and what it has printed.
+    """
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+    def run(name, *words):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        monkeypatch.setattr(subprocess, "Popen", Popen)
+        code = module.main()
+        return code or 0, capsys.readouterr().out
+
+    return run
+
+
 def train(folder, real_root, *words):
     """Trains a small network by ``configs/mlp.yaml`` on the real images, in a folder. Returns the folder."""
     with pytest.MonkeyPatch.context() as patch:
@@ -131,14 +214,15 @@ def train(folder, real_root, *words):
     return folder
 
 
-def spawn(*words, cwd, **environment):
-    """Runs ``python -m fmnist`` in a process of its own."""
+def spawn(*words, cwd, popen=Popen, **environment):
+    """Runs ``python -m fmnist`` in a process: a forked one, or one that ``Executed`` starts."""
+    with start(*words, cwd=cwd, popen=popen, **environment) as process:
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def start(*words, cwd, popen=Popen, stderr=subprocess.PIPE, **environment):
+    """Starts ``python -m fmnist`` in a process, with pipes for what it prints."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "fmnist", *map(str, words)],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [*COMMAND, *map(str, words)]
+    return popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)

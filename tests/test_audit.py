@@ -71,20 +71,6 @@ def test_folds_do_not_depend_on_the_order_of_the_images():
     assert torch.equal(deal_folds(digests[order], labels[order], 4, 0), deal_folds(digests, labels, 4, 0)[order])
 
 
-@pytest.mark.parametrize(
-    ("fold", "message"),
-    [
-        *((fold, f"data.fold is {fold}: write 2/5") for fold in ("0/5", "6/5", "1/1", "x", "2/-5", "1/2/3", "")),
-        ("7/601", "600 different images cannot be 601 folds"),
-    ],
-)
-def test_what_is_no_fold_costs_one_line(workplace, cli, fold, message):
-    code, _, err = cli("fit", "--data.fold", fold, "--trainer.max_epochs", 1)
-    assert (code, err.count("\n")) == (2, 1)
-    assert message in err
-    assert not (workplace / "lightning_logs").exists()
-
-
 def test_a_validation_part_is_no_fold(small_data, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
     for part in ("train", "val", "test"):
@@ -261,18 +247,3 @@ def test_what_is_wrong_with_the_runs_is_named(folds, cli, message):
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
     assert not (folds / "labels.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "name the folder that holds the runs"),
-        (["nowhere"], "nowhere: there is no such folder"),
-        (["folds/trial_001/lightning_logs/version_0/checkpoints"], "holds no runs with data.fold"),
-        (["folds", SOURCE, "--data.sauce=x"], "there is no option '--data.sauce'"),
-    ],
-)
-def test_mistakes_cost_one_line(folds, cli, words, message):
-    code, _, err = cli("audit", *words)
-    assert (code, err.count("\n")) == (2, 1)
-    assert message in err

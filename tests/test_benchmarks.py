@@ -1,4 +1,4 @@
-"""The scripts behind the README's figures, each in a process of its own on very little work."""
+"""The scripts behind the README's figures, on the least work with which they print every row."""
 
 import json
 import os
@@ -7,67 +7,65 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, spawn
+from tests.conftest import ROOT
 
 LITTLE = ("--seeds=1", "--model.hidden_dims=[8]", "--trainer.limit_train_batches=3")
 
 
 @pytest.fixture
-def run(workplace, real_root):
-    def run(script, *words, code=0):
-        (workplace / "data").exists() or (workplace / "data").symlink_to(real_root)
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, words)]
-        done = subprocess.run(command, cwd=workplace, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == code, done.stderr
-        assert code or not done.stderr
-        return done.stdout + done.stderr
+def run(script, real_root, tmp_path, monkeypatch):
+    """Runs a script in a folder with the real data. Returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(real_root)
+
+    def run(name, *words):
+        code, out = script(name, *words)
+        assert code == 0
+        return out
 
     return run
 
 
-def test_quickstart_prints_the_published_table_beside_ours(run):
-    out = run("quickstart.py", *LITTLE)
-    rows = out.splitlines()[-5:]
-    assert [row.split()[:2] for row in rows] == [
-        ["1", "47.3%"],
-        ["2", "54.1%"],
-        ["3", "60.3%"],
-        ["4", "63.7%"],
-        ["5", "65.0%"],
-    ]
+def test_quickstart_prints_the_published_table_beside_ours(run, tmp_path):
+    rows = [row.split() for row in run("quickstart", *LITTLE).splitlines()[-5:]]
+    assert [row[:2] for row in rows] == [["1", "47.3%"], ["2", "54.1%"], ["3", "60.3%"], ["4", "63.7%"], ["5", "65.0%"]]
+    ours = json.loads((tmp_path / "lightning_logs/quickstart/seed_0/result.json").read_text())
+    assert [(row[2], row[5]) for row in rows] == [(f"{epoch['acc']:.1%}", f"{epoch['loss']:.4f}") for epoch in ours]
+    assert len({epoch["loss"] for epoch in ours}) == 5, "every epoch was tested"
 
 
-def test_pictures_prints_speed_memory_and_agreement(run, workplace, real_root):
-    assert spawn("fit", *LITTLE[1:], f"--data.source.root={real_root}", cwd=workplace).returncode == 0
-    out = run("pictures.py", "--count=200", "--many=1500")
-    assert "png        200 files, same class for 200, accuracy" in out
+def test_pictures_prints_speed_memory_and_agreement(run, tested):
+    out = run("pictures", "--count=50", "--many=1001", "--ckpt_path", tested / "lightning_logs/version_0")
+    assert "png         50 files, same class for 50, accuracy" in out
     assert "files/s after start" in out
     assert "MB for 1,000 files" in out
-    assert "onnx    200 images, same class for 200" in out
+    assert "onnx    50 images, same class for 50" in out
     assert "latency of one image on one thread: torch" in out
 
 
-def test_own_data_reads_twice(run):
-    first, second = run("own_data.py", "--count=300").splitlines()
-    assert first.startswith("300 PNG files the first time: ")
-    assert second.startswith("300 PNG files from the cache: ")
+def test_own_data_reads_twice(real_root, tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/own_data.py", "--count=100", f"--root={real_root}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("100 PNG files the first time: ")
+    assert second.startswith("100 PNG files from the cache: ")
 
 
-def test_audit_plants_and_finds(run, workplace):
-    out = run("audit.py", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=8")
+def test_audit_plants_and_finds(run, tmp_path):
+    out = run("audit", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=8")
     assert out.count("300 images, fold ") == 10
-    planted, published = (line.split("|")[1:4] for line in out.splitlines()[-2:])
-    assert [cell.strip() for cell in planted[:2]] == ["300", "6"]
-    assert 0 <= float(planted[2].strip().rstrip("%")) <= 100
-    assert [cell.strip() for cell in published] == ["300", "0", ""]
-    assert (workplace / "labels.png").read_bytes().startswith(b"\x89PNG")
+    planted, published = ([cell.strip() for cell in line.split("|")[1:4]] for line in out.splitlines()[-2:])
+    assert planted[:2] == ["300", "6"]
+    assert float(planted[2].rstrip("%")) >= 100 / 6, "one of six at least"
+    assert published == ["300", "0", ""]
+    assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_throughput_prints_every_row(run, workplace):
-    words = ("--batch_sizes=4096", "--options_at=4096", "--repeats=1", "--batches=2", "--json=rows.json")
-    out = run("throughput.py", *words)
-    rows = json.loads((workplace / "rows.json").read_text())
+def test_throughput_prints_every_row(run, tmp_path):
+    out = run("throughput", "--batch_sizes=64", "--options_at=64", "--repeats=1", "--batches=2", "--json=rows.json")
+    rows = json.loads((tmp_path / "rows.json").read_text())
     names = [row["row"] for row in rows]
     assert names[:5] == ["floor", "ours", "barebones", "tutorial", "plain Lightning"]
     rest = [name for name in names[5:] if "Keras" not in name]
@@ -77,23 +75,21 @@ def test_throughput_prints_every_row(run, workplace):
     assert f"{rows[-1]['share']:.1%} of an epoch" in out
 
 
-def test_time_to_accuracy_trains_rows_and_times_starts(run, workplace):
+def test_time_to_accuracy_trains_rows_and_times_starts(run, tmp_path):
     rows = ("--rows", "ours", "PyTorch tutorial, usual", "scikit-learn, usual")
-    out = run("time_to_accuracy.py", "--seeds=1", "--epochs=1", "--starts=1", "--json=times.json", *rows)
-    found = json.loads((workplace / "times.json").read_text())
+    out = run("time_to_accuracy", "--seeds=1", "--epochs=1", "--images=5000", "--starts=1", "--json=times.json", *rows)
+    found = json.loads((tmp_path / "times.json").read_text())
     assert [*found["runs"]] == list(rows[1:])
     for name, runs in found["runs"].items():
-        assert 0.75 < runs["accuracy"][0] < 0.9, name
-        assert 1 < runs["seconds"][0] < 200, name
+        assert 0.4 < runs["accuracy"][0] < 0.9, name
         assert f"{name:32}     1{runs['seconds'][0]:10.1f}" in out
     assert found["start"]["--version"] < found["start"]["fit, up to the first step"]
     assert "peak memory of fit beyond the imports: " in out
 
 
 def test_scale_compares_numbers_of_processes(run):
-    out = run(
-        "scale.py", "--processes", 1, 2, "--repeats=1", "--trainer.limit_train_batches=3", "--data.val_size=58000"
-    )
+    little = ("--trainer.limit_train_batches=3", "--model.hidden_dims=[8]")
+    out = run("scale", "--processes", 1, 2, "--repeats=1", *little)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "2"]
     assert rows[0][4] == "1.00"

@@ -63,24 +63,6 @@ def test_a_training_that_searched_its_batch_size_is_not_continued(workplace, cli
     assert "BatchSizeFinder begins from the start" in err
 
 
-@pytest.mark.parametrize(
-    ("added", "message"),
-    [
-        (("LearningRateFinder",), "should have one of these fields: ('lr', 'learning_rate')"),
-        (("BackboneFinetuning",), "'ImageClassifier' object has no attribute 'backbone'"),
-        (("StochasticWeightAveraging", "swa_lrs=0.05"), "take EMAWeightAveraging"),
-        (("EMAWeightAveraging", "update_starting_at_step=16"), "never begin: the training has 16 steps in 2 epochs"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else "",
-)
-def test_a_callback_that_cannot_work_is_refused(workplace, cli, added, message):
-    code, _, err = cli("fit", *SMALL, *callback(*added))
-    assert code == 2
-    assert err.count("\n") == 1
-    assert message in err
-    assert not [*Path("lightning_logs").glob("*")], "nothing was trained, so there is no run"
-
-
 @pytest.mark.parametrize("normalization", ["none", "batch"])
 def test_weights_are_averaged_and_saved_with_what_was_measured_of_them(workplace, cli, normalization):
     assert cli("fit", *SMALL, *callback(*EMA), "--model.normalization", normalization)[0] == 0
@@ -95,30 +77,6 @@ def test_pruned_weights_are_saved_as_zeros(workplace, cli):
     assert cli("fit", *SMALL, *callback(*PRUNING))[0] == 0
     weights = load(RUN / "checkpoints/last.ckpt")["state_dict"]["network.1.weight"]
     assert (weights == 0).float().mean() > 0.4
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--trainer.val_check_interval", 1000], "must be less than or equal to the number of the training batches"),
-        (["--trainer.callbacks+=RichProgressBar"], "pip install -U rich"),
-        (["--trainer.logger", "WandbLogger"], "pip install -U 'wandb"),
-        (["--trainer.strategy", "ddp_spawn", "--trainer.devices", 2], "take ddp"),
-        (["--trainer.strategy", "ddp_fork", "--trainer.devices", 2], "take ddp"),
-        (["--trainer.sync_batchnorm", "true", "--trainer.devices", 2], "works on GPUs alone"),
-        (["--trainer.barebones", "true"], "would leave neither metrics nor a checkpoint"),
-        (["--trainer.max_time", "00:00:00:00"], "nothing has been trained"),
-        (["--trainer.max_steps", 0], "there is nothing to train"),
-        (["--trainer.strategy", "fsdp"], "requires a GPU"),
-        (["--model.optimizer", "SparseAdam"], "SparseAdam does not support dense gradients"),
-        (["--model.hidden_dims", "[4000000000000]"], "out of memory"),
-    ],
-)
-def test_a_setting_that_lightning_or_torch_refuses_is_one_line(workplace, cli, words, message):
-    code, _, err = cli("fit", *SMALL, "--trainer.accelerator", "cpu", *words)
-    assert code == 2
-    assert err.count("\n") == 1
-    assert message in err
 
 
 def test_a_job_of_slurm_that_is_set_wrong_is_one_line(workplace, cli):

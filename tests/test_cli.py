@@ -14,6 +14,7 @@ from fmnist import FashionMNISTDataModule, ImageClassifier
 from fmnist.model.calibration import fit_temperature
 from fmnist.runs.folder import lock
 from tests.conftest import spawn
+from tests.forkserver import Executed
 
 RUN = Path("lightning_logs/version_0")
 SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
@@ -139,14 +140,6 @@ def test_a_checkpoint_outside_a_run_works_and_results_go_beside_it(trained, cli,
     assert (workplace / "shared" / "test" / "metrics.json").is_file()
 
 
-@pytest.mark.parametrize("verb", ["test", "validate"])
-def test_evaluation_without_a_run_says_to_run_fit(workplace, cli, verb):
-    code, _, err = cli(verb)
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "run 'python -m fmnist fit --config configs/mlp.yaml' first" in err
-
-
 def test_evaluation_inherits_the_data_settings_of_the_run(trained, cli):
     shutil.move("data", "moved")
     os.environ["FMNIST_DATA"] = "/nowhere"
@@ -236,23 +229,6 @@ def test_predict_prints_one(trained, cli):
     assert (code, err) == (0, "")
     line = f'predicted "{row["predicted"]}" ({100 * row["probability"]:.2f} %), actual "{row["actual"]}"'
     assert line in out
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "say where the predictions go"),
-        (["--index", 200], "--index 200: the test images are numbered from 0 to 199"),
-        (["--index", -1], "numbered from 0 to 199"),
-        (["--output", "out.txt"], "must end in .csv or .jsonl"),
-        (["--output", "out.csv", "--index", 1], "leave out --output"),
-        (["--output", "out.csv", "--trainer.limit_predict_batches", 0], "there is nothing to predict"),
-    ],
-)
-def test_predict_says_what_is_missing(trained, cli, words, message):
-    code, _, err = cli("predict", *words)
-    assert code == 2
-    assert message in err
 
 
 def test_divergence_keeps_the_last_good_checkpoint(trained, cli):
@@ -474,7 +450,7 @@ def test_a_whole_run_prints_no_warning(workplace, real_root):
         ["test"],
         ["validate", "--data.val_size=99"],
     ):
-        done = spawn(*command, cwd=workplace, PYTHONWARNINGS="default")
+        done = spawn(*command, cwd=workplace, popen=Executed, PYTHONWARNINGS="default")
         assert (done.returncode, done.stderr) == (0, "")
         assert "Tip" not in done.stdout
 

@@ -124,26 +124,6 @@ def test_a_broken_run_is_listed_as_such(logs, cli, name, content):
     assert "broken: " in next(line for line in out.splitlines() if line.startswith("version_0"))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["nope"], "nope: there is no such folder"),
-        (["--format", "pdf"], "invalid choice: 'pdf'"),
-        (["--sort"], "there is no option '--sort'"),
-    ],
-)
-def test_mistakes_cost_one_line(logs, cli, words, message):
-    code, out, err = cli("compare", *words)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert message in err
-
-
-def test_a_folder_without_runs_says_so(tmp_path, cli):
-    code, _, err = cli("compare", tmp_path)
-    assert code == 2
-    assert "holds no runs" in err
-
-
 def test_does_not_import_torch(logs):
     code = "import sys; from fmnist.__main__ import main; main(['compare']); assert 'torch' not in sys.modules"
     done = subprocess.run(

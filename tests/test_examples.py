@@ -21,44 +21,14 @@ from tests.conftest import ROOT, spawn
 
 RUN = Path("lightning_logs/version_0")
 NAMED = ("--model.network", "examples.convnet.ConvNet", "--model.network.width", 4)
-NETWORKS = """
-import torch
-from torch import nn
-
-class Wrong(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(784, 7))
-
-class Colour(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, num_classes))
-
-class Broken(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(784, num_classes))
-        self[1].bias.data.fill_(float("nan"))
-
-class Nameless(nn.Sequential):
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(784, classes))
-
-class Pair(nn.Module):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(784, num_classes)
-
-    def forward(self, images):
-        return self.layer(images.flatten(1)), images
-"""
 
 
 @pytest.fixture
 def examples(workplace, monkeypatch):
     """The example files beside the data."""
     shutil.copytree(ROOT / "examples", workplace / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    (workplace / "mynet.py").write_text(NETWORKS)
     monkeypatch.syspath_prepend(workplace)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("examples", "mynet")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "examples"]:
         monkeypatch.delitem(sys.modules, name)
     return workplace
 
@@ -107,25 +77,6 @@ def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents)
     killed, whole = (torch.load(f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (0, 1))
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(killed["state_dict"][name], tensor), name
-
-
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        ("mynet.Wrong", "returns the shape (2, 7) for two images: it must be (2, 10), a logit per class"),
-        ("mynet.Colour", "cannot take normalized images, float (2, 1, 28, 28): "),
-        ("mynet.Broken", "returns logits that are not finite, when it is new"),
-        ("mynet.Pair", "returns a tuple: it must return logits as a tensor"),
-        ("mynet.Nope", "mynet"),
-        ("nowhere.Net", "No module named 'nowhere'"),
-        ("mynet.Nameless", "num_classes"),
-    ],
-)
-def test_a_network_that_cannot_work_is_one_line_before_the_training(examples, cli, network, message):
-    code, _, err = cli("fit", "--model.network", network, "--data.val_size", 100)
-    assert (code, err.count("\n")) == (2, 1), err
-    assert message in err
-    assert not Path("lightning_logs").exists()
 
 
 def test_flags_of_the_mlp_beside_a_network(examples, cli):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from fmnist import FashionMNIST, load
 from fmnist.__main__ import main
 from fmnist.inference.page import to_page
 from fmnist.model.explain import occlude
-from tests.conftest import train
 
 CLASSIFY = """(text) => { const all = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), found = [];
 for (let i = 0; i < all.length; i += 784) found.push(Array.from(fmnist.classify(all.subarray(i, i + 784))));
@@ -33,10 +33,10 @@ def encode(content):
 
 
 @pytest.fixture(scope="module")
-def place(real_root, tmp_path_factory):
+def place(tested, tmp_path_factory):
     """A folder with a run on the real images. Batch normalization has to be folded in."""
     folder = tmp_path_factory.mktemp("page")
-    train(folder, real_root, "--model.hidden_dims=[64,32]", "--trainer.max_epochs=2")
+    shutil.copytree(tested / "lightning_logs", folder / "lightning_logs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["export", "--output", "demo.html"]) == 0

@@ -214,7 +214,7 @@ def test_a_weak_contrast_is_stretched_and_noise_is_not():
     assert pale.image.max() > 240
     for noise in (2, 5, 10):
         blank = convert(painted((200,) * 3, (200,) * 3, noise))
-        assert (blank.empty, int(blank.image.max())) == (True, int(blank.image.max()))
+        assert blank.empty
         assert blank.image.max() < 20
     assert "stretched" not in convert(painted((0,) * 3, (255,) * 3)).note
 

@@ -103,10 +103,6 @@ def test_what_readme_and_docs_show_is_what_is_printed(clone, cli):
     assert shown > 20
 
 
-def test_readme_is_short():
-    assert len(README.splitlines()) < 160
-
-
 def test_notebook_of_the_docs_works(clone):
     (code,) = re.findall(r"```python\n(from lightning.*?)```", DOCS["extend.md"], re.DOTALL)
     quiet = "max_epochs=1, accelerator='cpu', logger=False, enable_progress_bar=False, enable_model_summary=False"

@@ -13,29 +13,13 @@ from fmnist.evaluation.results import headline, measure
 from fmnist.evaluation.scores import score
 from fmnist.model.mlp import MLP
 from fmnist.model.trained import TrainedModel
-from tests.conftest import ROOT
 
 pytestmark = pytest.mark.network  # a browser may have to be fetched
 
 
-@pytest.fixture(scope="module")
-def tested(real_root, tmp_path_factory):
-    """A run on the real images, tested and predicted. Returns its folder."""
-    folder = tmp_path_factory.mktemp("tested")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        from fmnist.__main__ import main
-
-        words = ["--config", str(ROOT / "configs/mlp.yaml"), "--data.source.root", str(real_root)]
-        assert main(["fit", *words, "--model.hidden_dims=[32]", "--trainer.max_epochs=2", "--data.flip=true"]) == 0
-        assert main(["test"]) == 0
-        assert main(["predict", "--output", "out.csv"]) == 0
-    return folder
-
-
 def test_metrics_equal_those_of_scikit_learn_on_the_predictions_file(tested):
     metrics = json.loads((tested / "lightning_logs/version_0/test/metrics.json").read_text())
-    with (tested / "out.csv").open() as file:
+    with (tested / "test.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = [row["name"] for row in metrics["classes"]]
     actual, predicted = ([row[column] for row in rows] for column in ("actual", "predicted"))

@@ -3,11 +3,8 @@
 import base64
 import io
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,23 +14,20 @@ import pytest
 from PIL import Image
 
 from fmnist import FashionMNIST, load
-from tests.conftest import ROOT, spawn, train
+from tests.conftest import ROOT, spawn, start
 
 RUN = "lightning_logs/version_0"
 
 
 @pytest.fixture(scope="module")
-def place(real_root, tmp_path_factory):
+def place(tested):
     """A folder with a run on the real images."""
-    return train(tmp_path_factory.mktemp("serve"), real_root, "--model.hidden_dims=[32]", "--trainer.max_epochs=1")
+    return tested
 
 
 class Served:
     def __init__(self, place, *words, **environment):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-        command = [sys.executable, "-m", "fmnist", "serve", "--port=0", *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, cwd=place, env=env, **pipes)
+        self.process = start("serve", "--port=0", *words, cwd=place, **environment)
         line = self.process.stdout.readline()
         assert line.startswith("serve: lightning_logs/version_0/checkpoints/best.ckpt on http://"), line
         self.url = line.split()[-1]

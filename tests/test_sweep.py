@@ -15,7 +15,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from fmnist.__main__ import main
 from fmnist.cli.sweep import _show
 from fmnist.errors import UserError
 from fmnist.runs.folder import newest_run
@@ -300,13 +299,10 @@ def test_small_spaces_end_when_everything_has_been_tried(write, sampler):
     assert len(read_trials(folder, plan)) == 6
 
 
-def test_a_sweep_survives_what_kills_it(real_root, tmp_path):
-    script = ROOT / "benchmarks" / "crash_sweep.py"
-    command = [sys.executable, str(script), "--points=2", "--kills=4", f"--root={real_root}"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=540)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "all finished once, bit for bit" in done.stdout
+def test_a_sweep_survives_what_kills_it(script, real_root):
+    code, out = script("crash_sweep", "--points=2", "--kills=4", f"--root={real_root}")
+    assert code == 0, out
+    assert "all finished once, bit for bit" in out
 
 
 def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):

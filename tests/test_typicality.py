@@ -14,17 +14,15 @@ from torch import nn
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, load
 from fmnist.model.typicality import ENOUGH, TypicalityFitter, listen
-from tests.conftest import ROOT, train
+from tests.conftest import EMA, RECIPE, ROOT
 
 RUN = Path("lightning_logs/version_0")
-EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
 
 
 @pytest.fixture(scope="module")
-def trained(real_root, tmp_path_factory):
+def trained(tested):
     """A network whose weights are averaged, on the real images. Returns its run."""
-    folder = tmp_path_factory.mktemp("typicality")
-    return train(folder, real_root, "--model.hidden_dims=[64,64]", "--trainer.max_epochs=2", *EMA) / RUN
+    return tested / RUN
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +74,8 @@ def test_it_is_fitted_to_the_weights_that_are_saved(trained, real_root):
 
 def test_a_continued_training_has_the_same(trained, real_root, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["--config", ROOT / "configs/mlp.yaml", "--data.source.root", real_root, "--model.hidden_dims=[64,64]"]
-    stop = ("--trainer.callbacks+=tests.test_typicality.StopAfterOne",)
-    assert cli("fit", *words, "--trainer.max_epochs=2", *EMA, *stop)[0] == 0
+    words = ["--config", ROOT / "configs/mlp.yaml", "--data.source.root", real_root, *RECIPE]
+    assert cli("fit", *words, "--trainer.callbacks+=tests.test_typicality.StopAfterOne")[0] == 0
     assert (
         cli("fit", "--ckpt_path", "last", "--config", RUN / "config.yaml", "--trainer.callbacks", "null", *EMA)[0] == 0
     )
