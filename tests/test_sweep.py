@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from fmnist.__main__ import main
 from fmnist.cli.sweep import _show
 from fmnist.errors import UserError
 from fmnist.runs.folder import newest_run
@@ -347,6 +348,7 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
 STARTED = """
 import sys
 from pathlib import Path
+from fmnist.__main__ import main
 from fmnist.cli.sweep import _stop_on_signals
 from fmnist.sweep.plan import read_plan
 from fmnist.sweep.run import Sweep
