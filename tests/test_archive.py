@@ -70,7 +70,6 @@ TRAININGS = {
         *callback("ModelCheckpoint", "monitor=val/loss", "save_top_k=2"),
         *callback("Timer", "duration=00:01:00:00"),
         *callback("LearningRateMonitor"),
-        *callback("StochasticWeightAveraging", "swa_lrs=0.05", "swa_epoch_start=1"),
     ),
     "a network": ("--model.network", "odd.Odd", "--trainer.limit_train_batches=1"),
 }

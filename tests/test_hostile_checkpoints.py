@@ -160,7 +160,6 @@ HARMS = {
     "another size in the directory": lambda: edited(
         (SAVED[-170:-98], SAVED[-170:-98].replace(b"(\0\0\0", b")\0\0\0"), 1)
     ),
-    "capital letters": lambda: edited((b"archive/byteorder", b"archive/BYTEORDER", -1)),
     "a part that torch does not write": appended,
     "a weight that has changed": lambda: edited(
         (CHECKPOINT["state_dict"]["network.1.bias"].numpy().tobytes(), b"\0" * 16, 1)
