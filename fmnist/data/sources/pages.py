@@ -51,25 +51,26 @@ def _measure_chunk(raw: IO[bytes], start: int, end: int) -> Iterator[int]:
         yield sizes[0]
 
 
-def _read_struct(raw: IO[bytes]) -> dict[int, Any]:
-    """Returns the whole numbers of a struct, by the numbers of their fields."""
-    found, number = dict[int, Any](), 0
+def _read_struct(raw: IO[bytes]) -> dict[int, int]:
+    """Returns the whole numbers of 32 bits in a struct, by the numbers of their fields, and skips the rest."""
+    found, number = dict[int, int](), 0
     while head := raw.read(1)[0]:
         step, kind = divmod(head, 16)
-        number = number + step if step else _read_number(raw)
-        found[number] = _read_value(raw, kind)
+        number = (number + step if step else _read_number(raw)) & 0xFFFF  # of 16 bits, as Thrift has them
+        if kind == 5:
+            found[number] = _read_number(raw)
+        else:
+            _skip(raw, kind)
     return found
 
 
-def _read_value(raw: IO[bytes], kind: int) -> Any:
-    """Returns a whole number, and skips what else a header may have."""
-    if kind in (4, 5, 6):
-        return _read_number(raw)
-    if kind == 12:
-        return _read_struct(raw)
-    sizes = {1: 0, 2: 0, 3: 1, 7: 8}  # booleans are in the head; a byte; a float of 64 bits
-    raw.seek(_read_varint(raw) if kind == 8 else sizes[kind], os.SEEK_CUR)
-    return None
+def _skip(raw: IO[bytes], kind: int) -> None:
+    if kind in (4, 6):
+        _read_number(raw)
+    elif kind == 12:
+        _read_struct(raw)
+    else:  # text; a boolean, which is in the head; a byte; a float of 64 bits
+        raw.seek(_read_varint(raw) if kind == 8 else {1: 0, 2: 0, 3: 1, 7: 8}[kind], os.SEEK_CUR)
 
 
 def _read_number(raw: IO[bytes]) -> int:
