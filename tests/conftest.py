@@ -25,12 +25,12 @@ from tests.forkserver import COMMAND, ROOT, Popen
 TRAIN_SIZE, TEST_SIZE = 600, 200
 EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
 RECIPE = ("--model.hidden_dims=[64,32]", "--trainer.max_epochs=2", *EMA)  # of the run that all tests share
-LONGEST = {"test_benchmarks", "test_distributed", "test_crash", "test_sweep"}  # minutes each
+LONGEST = ["test_distributed", "test_benchmarks", "test_crash", "test_errors", "test_sweep", "test_hostile", "test_cli"]
 
 
 def pytest_collection_modifyitems(items):
     """Puts the longest files first: begun last, one would run alone while the other process has nothing to do."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    items.sort(key=lambda item: [*LONGEST, item.path.stem].index(item.path.stem))
 
 
 def pytest_sessionfinish():

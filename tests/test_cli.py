@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +14,7 @@ import yaml
 from fmnist import FashionMNISTDataModule, ImageClassifier
 from fmnist.model.calibration import fit_temperature
 from fmnist.runs.folder import lock
-from tests.conftest import spawn
-from tests.forkserver import Executed
+from tests.conftest import ROOT, spawn
 
 RUN = Path("lightning_logs/version_0")
 SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
@@ -443,16 +443,15 @@ def test_debug_variable_shows_the_traceback(workplace):
 
 
 def test_a_whole_run_prints_no_warning(workplace, real_root):
+    """In an interpreter that is told to show them all, from its first import on."""
     words = [*map(str, SMALL), f"--data.source.root={real_root}", "--trainer.limit_train_batches=5"]
-    for command in (
-        ["fit", *words],
-        ["fit", *words, "--data.val_size=0"],
-        ["test"],
-        ["validate", "--data.val_size=99"],
-    ):
-        done = spawn(*command, cwd=workplace, popen=Executed, PYTHONWARNINGS="default")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "Tip" not in done.stdout
+    commands = [["fit", *words], ["fit", *words, "--data.val_size=0"], ["test"], ["validate", "--data.val_size=99"]]
+    code = f"from fmnist.__main__ import main; print(*map(main, {commands}))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=workplace, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "0 0 0 0"
+    assert "Tip" not in done.stdout
 
 
 def test_a_run_is_called_by_its_name(workplace, cli):

@@ -15,7 +15,7 @@ from tests.conftest import spawn
 
 pytestmark = pytest.mark.network
 
-COUNT = 1000
+COUNT = 300
 
 
 @pytest.fixture(scope="module")
