@@ -47,7 +47,8 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder, once: one that is removed during the training must not come back."""
-        folder = None if trainer.fast_dev_run else self.dirpath or trainer.log_dir  # type: ignore[attr-defined] # asks all
+        logged = trainer.log_dir  # on every process: it is a broadcast
+        folder = None if trainer.fast_dev_run else self.dirpath or logged  # type: ignore[attr-defined]
         if folder and trainer.is_global_zero:
             self._folder = folder
             Path(folder).mkdir(parents=True, exist_ok=True)
