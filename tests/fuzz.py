@@ -567,7 +567,9 @@ def read_parquet(folder: Path, content: bytes) -> None:
 
 CONFIG = b"seed_everything: 1\ntrainer: {max_epochs: 2}\nmodel: {hidden_dims: [4], lr: 1.0e-3}\ndata: {batch_size: 4}\n"
 HISTORY = b"epoch,step,lr,train/loss,val/acc,val/loss\n1,2,0.1,2.0,0.5,1.0\n2,4,0.1,1.0,0.75,0.5\n"
-RESULTS = json.dumps({"acc": 0.5, "ece": 0.1, "digests": {"checkpoint": hashlib.sha256(b"x").hexdigest()}})
+RESULTS = json.dumps(
+    {"acc": 0.5, "ece": 0.1, "num_samples": 9, "digests": {"checkpoint": hashlib.sha256(b"x").hexdigest()}}
+)
 pieces = st.sampled_from(
     [
         *(

@@ -279,7 +279,7 @@ def test_networks_of_ones_own_are_members_when_they_are_named(place, real_root, 
     words = ("test", "--ckpt_path", "version_0", "version_4", "--trainer.limit_test_batches=1")
     code, _, err = cli(*words)
     assert code == 2
-    assert "names narrow.Narrow" in err
+    assert "was trained with narrow.Narrow" in err
     code, out, err = cli(*words, "--model.network", "narrow.Narrow")
     assert (code, err) == (0, "")
     assert "notice" not in out

@@ -130,7 +130,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Returns whether this epoch is better than the best so far; where none was validated it is saved here."""
         if current is None and not self.best_k_models:
             self.best_model_path = self.format_checkpoint_name({})
-            trainer.save_checkpoint(self.best_model_path)
+            trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
         loss = trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)).item()
         better = super().check_monitor_top_k(trainer, current)
         if better or (current is not None and current == self.best_model_score and loss < self.best_loss):
