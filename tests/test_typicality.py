@@ -142,11 +142,6 @@ def test_where_it_is_not_known_the_note_says_so(real_root, images, tmp_path, cli
         assert (found.note, found.typicality) == ("typicality not known", None)
 
 
-def test_a_run_of_an_earlier_version_is_read(images):
-    found = load(ROOT / "tests/old/version_0").classify(images[0])
-    assert (found.note, found.typicality) == ("typicality not known", None)
-
-
 @pytest.mark.parametrize(
     ("part", "value"),
     [
