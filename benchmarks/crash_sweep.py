@@ -42,7 +42,7 @@ def main() -> int:
             grid = {"config": str(CONFIG), "search": {"seed_everything": list(range(args.points))}}
             (Path(folder) / "points.yaml").write_text(json.dumps(grid))  # JSON is YAML
         started = time.monotonic()
-        assert start(Path(quiet), args.root).wait() == 0, "the undisturbed sweep failed"
+        assert start(Path(quiet), args.root).wait() == 0, (Path(quiet) / "output.txt").read_text()
         seconds = time.monotonic() - started
         killed = disturb(Path(wild), args.root, args.kills, seconds / args.kills / 2, args.seed)
         problems = differences(Path(wild) / FOLDER, Path(quiet) / FOLDER, args.points)

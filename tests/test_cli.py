@@ -13,6 +13,7 @@ import yaml
 
 from fmnist import FashionMNISTDataModule, ImageClassifier
 from fmnist.model.calibration import fit_temperature
+from fmnist.runs import checkpoint
 from fmnist.runs.folder import lock
 from tests.conftest import ROOT, spawn
 
@@ -358,8 +359,8 @@ def test_a_moved_run_keeps_its_best_score(trained, cli, workplace):
 
 
 def test_a_continued_run_reads_its_checkpoint_once_and_removes_nothing_that_it_names(trained, cli, monkeypatch):
-    last, load, read = RUN / "checkpoints/last.ckpt", torch.load, []
-    content, precious = load(last, weights_only=True), Path("precious.txt")
+    last, read_archive, read = RUN / "checkpoints/last.ckpt", checkpoint.read_archive, []
+    content, precious = torch.load(last, weights_only=True), Path("precious.txt")
     precious.touch()
     for name, state in content["callbacks"].items():
         if "RunCheckpoint" in name:
@@ -367,9 +368,9 @@ def test_a_continued_run_reads_its_checkpoint_once_and_removes_nothing_that_it_n
                 state[key] = f"local://{precious.absolute()}"
             state["best_k_models"] = {state["kth_best_model_path"]: torch.tensor(0.0)}
     torch.save(content, last)
-    monkeypatch.setattr(torch, "load", lambda file, **options: read.append(file) or load(file, **options))
+    monkeypatch.setattr(checkpoint, "read_archive", lambda path: read.append(path) or read_archive(path))
     code, out, err = cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
-    assert (code, err, len(read)) == (0, "", 1)
+    assert (code, err, read) == (0, "", [last])
     assert "epoch 3/3" in out
     assert precious.exists()
     assert torch.load(last, weights_only=True)["epoch"] == 2

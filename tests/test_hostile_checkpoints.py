@@ -145,6 +145,14 @@ HARMS = {
     "dicts that are filled from one list": lambda: saved(
         callbacks=(lambda pairs: [Call(OrderedDict, pairs) for _ in range(5000)])([(n, n) for n in range(20_000)])
     ),
+    "versions of one module for many": lambda: raw(
+        b"\x80\x02ccollections\nOrderedDict\n)R}X\x09\0\0\0_metadata}"
+        + b"("
+        + b"".join(b"M" + struct.pack("<H", n) + b"}" for n in range(60_000))
+        + b"usq\0"
+        + b"h\0b" * 60_000
+        + b"."
+    ),
     # memory by a number
     "a gigabyte of nothing": lambda: saved(callbacks=Call(bytearray, 10**9)),
     "an operation of another protocol": lambda: raw(b"\x80\x05\x96" + (10**9).to_bytes(8, "little") + b"."),
@@ -160,6 +168,7 @@ HARMS = {
     "another size in the directory": lambda: edited(
         (SAVED[-170:-98], SAVED[-170:-98].replace(b"(\0\0\0", b")\0\0\0"), 1)
     ),
+    "capital letters": lambda: edited((b"archive/byteorder", b"archive/BYTEORDER", -1)),
     "a part that torch does not write": appended,
     "a weight that has changed": lambda: edited(
         (CHECKPOINT["state_dict"]["network.1.bias"].numpy().tobytes(), b"\0" * 16, 1)

@@ -41,13 +41,13 @@ def test_two_processes_that_prepare_at_once_leave_one_good_copy(real_root, tmp_p
 
 def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
-    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, "--trainer.max_epochs", 2)
+    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, "--trainer.max_epochs", 4)
     code, _, err = cli("fit", *words)
     assert (code, err) == (0, "")
     assert cli("test")[0] == 0
     metrics = json.loads(Path("lightning_logs/version_0/test/metrics.json").read_text())
     assert metrics["num_samples"] == 10_000
-    assert metrics["acc"] > 0.84
+    assert metrics["acc"] > 0.86
     checkpoint = torch.load(metrics["checkpoint"], weights_only=True)
     assert checkpoint["hyper_parameters"]["class_names"][8] == "Bag"
 

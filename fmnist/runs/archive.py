@@ -1,67 +1,49 @@
-"""Files of ``torch.save``: looked through before anything in them is loaded, and then loaded as data."""
+"""Files of ``torch.save``, read as data.
 
-import pickletools
+Such a file is a ZIP archive of a pickle, ``data.pkl``, and of the bytes of the tensors, ``data/0`` and so on. It must
+be, byte for byte, as torch writes it, so that there is one way to read it, and memory is taken for what lies in it,
+never for what it claims. The pickle is read by ``fmnist.runs.pickled``.
+"""
+
+import io
+import os
+import re
 import struct
-import zipfile
+import sys
+import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fmnist.files import open_regular
-from fmnist.plain import walk
+from fmnist.runs.pickled import MAX_PICKLE, read_pickle
 
 MAX_BYTES = 2**32 - 1  # of a file; above, torch writes longer entries
 MAX_ENTRIES = 10_000  # of an archive, one for each tensor
-MAX_PICKLE, MAX_OPERATIONS = 4_000_000, 400_000  # bytes, and steps: 3,000 weights and their optimizer take half
-MAX_VALUES = 100_000  # that come of them, each counted as often as it is reached
-MAX_TUPLES = 20_000  # that lie in one: as a key, a tuple is looked through whole, shared parts again and again
 MAX_SHARING = 16  # times the size of the file: several tensors may lie in the same memory, as tied weights do
+# What torch calls the parts; no capital letters, which its own reader takes for small ones
+PARTS = re.compile(rb"data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+")
 
-# Section 4.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT: what stands before each part; and the
-# end of the directory as torch writes it: that of large archives, where it is, and the usual one
-LOCAL, END = struct.Struct("<4s5H3L2H"), struct.Struct("<4sQ2H2L4Q4sLQL4s4H2LH")
+# Records of a ZIP archive, as section 4.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT has them
+LOCAL, ENTRY, DESCRIPTOR = struct.Struct("<4s5H3L2H"), struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s3L")
+END = struct.Struct("<4sQ2H2L4Q4sLQL4s4H2LH")  # the end for large archives, where it is, and the usual end
 
-KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat")
-ORDERED = "collections OrderedDict"
-GLOBALS = {  # what Lightning, torch and this package write into a checkpoint
-    *(ORDERED, "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch.storage UntypedStorage"),
-    *(f"torch {kind}Storage" for kind in (*KINDS, "ComplexDouble")),
-    *(f"torch uint{bits}" for bits in (16, 32, 64)),
-}
-OPERATIONS = {  # those of pickle's protocol 2 that make plain values and tensors
-    *(
-        "PROTO",
-        "STOP",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "BINUNICODE",
-    ),
-    *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "MARK", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS"),
-    *(
-        "SETITEM",
-        "SETITEMS",
-        "BINPUT",
-        "LONG_BINPUT",
-        "BINGET",
-        "LONG_BINGET",
-        "GLOBAL",
-        "BINPERSID",
-        "REDUCE",
-        "BUILD",
-    ),
-}
+
+class Part(NamedTuple):
+    """What an archive holds under a name."""
+
+    start: int
+    """Where it begins in the file."""
+    size: int
+    """Bytes."""
+    digest: int
+    """CRC-32."""
 
 
 def read_archive(path: Path) -> Any:
-    """Reads what ``torch.save`` has written, if it is plain values and tensors; nothing in it is executed.
+    """Reads what ``torch.save`` has written, if it is plain values and tensors.
 
     Returns:
         What ``torch.load`` returns; tensors are on the CPU.
@@ -71,78 +53,93 @@ def read_archive(path: Path) -> Any:
         ValueError: It is anything else, is damaged, or is made to take time or memory.
     """
     with open_regular(path, MAX_BYTES) as file:
-        _check_pickle(_check_archive(file))
-        room = MAX_SHARING * file.seek(0, 2)
-        file.seek(0)
-        value = torch.load(file, map_location="cpu", weights_only=True)
-    for node in walk(value, MAX_VALUES):
-        if isinstance(node, Tensor):
-            room -= node.nbytes
-            if room < 0 or node.nbytes > node.untyped_storage().nbytes():
-                raise ValueError("it has tensors that are larger than they are stored")
-    return value
+        parts = _find_parts(file)
+        if "data.pkl" not in parts or parts["data.pkl"].size > MAX_PICKLE:
+            raise ValueError("it has no values, or too many")
+        if "byteorder" in parts and _read(file, parts["byteorder"]).numpy().tobytes() != sys.byteorder.encode():
+            raise ValueError("it comes from a machine with another order of bytes")
+        content = _read(file, parts["data.pkl"]).numpy().tobytes()
+        room = MAX_SHARING * os.fstat(file.fileno()).st_size
+        return read_pickle(content, lambda key: _read(file, parts[f"data/{key}"]), room)
 
 
-def _check_archive(file: BinaryIO) -> bytes:
-    """Refuses an archive that two readers could read differently, or that becomes larger. Returns its ``data.pkl``."""
-    start = _check_end(file)
-    with zipfile.ZipFile(file) as archive:
-        entries, place = archive.infolist(), 0
-        if len({entry.filename.lower() for entry in entries}) < len(entries):  # torch does not look at the case
-            raise ValueError("it holds a name twice")
-        for entry in entries:
-            file.seek(entry.header_offset)
-            head = LOCAL.unpack(file.read(LOCAL.size))
-            name = file.read(head[9])
-            stored = entry.compress_type == head[3] == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-            same = head[0] == b"PK\3\4" and name.decode() == entry.orig_filename and head[7] in (0, entry.file_size)
-            if not (stored and same and entry.header_offset >= place):
-                raise ValueError(f"its part {entry.filename:.60} is not as torch writes it")
-            place = entry.header_offset + LOCAL.size + head[9] + head[10] + entry.file_size
-        pickled = archive.getinfo(f"{entries[0].filename.partition('/')[0]}/data.pkl")
-        if place > start or pickled.file_size > MAX_PICKLE:
-            raise ValueError("it has too many values, or its parts overlap")
-        if archive.testzip():  # reads all, and compares the check sums
-            raise ValueError("it is damaged")
-        return archive.read(pickled)
+def _find_parts(file: BinaryIO) -> dict[str, Part]:
+    """Checks all of an archive but the content of its parts, which lie one behind the other without a gap."""
+    count, length, end = _read_end(file)
+    directory = io.BytesIO(_read_at(file, end, length))
+    parts: dict[str, Part] = {}
+    roots, place = set(), 0
+    for _ in range(count):
+        entry = _read_at(directory, directory.tell(), ENTRY.size)
+        name = _read_at(directory, directory.tell(), ENTRY.unpack(entry)[10])
+        part = _check_part(file, place, name, entry)
+        root, _, short = name.partition(b"/")
+        if not PARTS.fullmatch(short) or short.decode() in parts:
+            raise ValueError(f"it holds {name!r:.60}")
+        roots.add(root)
+        parts[short.decode()] = part
+        place = part.start + part.size + (DESCRIPTOR.size if part.size else 0)
+    if (place, directory.tell(), len(roots)) != (end, length, 1):
+        raise ValueError("its directory is not that of torch")
+    return parts
 
 
-def _check_end(file: BinaryIO) -> int:
-    """Checks that the directory ends where the file does, in all of its descriptions. Returns where it begins."""
+def _read_end(file: BinaryIO) -> tuple[int, int, int]:
+    """Reads the end of an archive: how many entries its directory has, how many bytes, and where it begins."""
     size = file.seek(0, 2)
-    file.seek(max(0, size - END.size))
-    found = file.read()
-    if len(found) < END.size:
+    found = _read_at(file, max(0, size - END.size), END.size)
+    count, length = (END.unpack(found)[field] for field in (6, 8))
+    place = size - END.size - length
+    if count > MAX_ENTRIES or place < 0:
         raise ValueError("it is no archive")
-    fields = END.unpack(found)
-    count, length, start = fields[6], fields[8], fields[9]
-    sizes, large = (count, count, length, start), (b"PK\6\6", 44, *fields[2:4], 0, 0)
-    expected = (*large, *sizes, b"PK\6\7", 0, start + length, 1, b"PK\5\6", 0, 0, *sizes, 0)
-    if fields != expected or start + length != size - END.size or not 0 < count <= MAX_ENTRIES:
+    sizes = (count, count, length, place)
+    large = (b"PK\6\6", 44, 0x31E, 45, 0, 0, *sizes, b"PK\6\7", 0, place + length, 1)
+    if found != END.pack(*large, b"PK\5\6", 0, 0, *sizes, 0):
         raise ValueError("it is no archive of torch")
-    return int(start)
+    return count, length, place
 
 
-def _check_pickle(content: bytes) -> None:
-    """Refuses a pickle that does more than make plain values and tensors, or that multiplies what it holds."""
-    memo: dict[Any, Any] = {}  # of tuples how many lie in them, of the class of ordered dicts its name
-    tuples, last, previous = 0, 0, ""
-    for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
-        name = operation.name
-        if name not in OPERATIONS or (name == "GLOBAL" and argument not in GLOBALS) or number == MAX_OPERATIONS:
-            raise ValueError(f"it holds something other than plain values: {name} {str(argument or '')[:60]}".rstrip())
-        if "PUT" in name:
-            memo[argument] = {"TUPLE": last, ORDERED: ORDERED}.get(previous)
-            continue
-        if previous == ORDERED and name != "EMPTY_TUPLE":  # else a list becomes as many dicts as are asked for
-            raise ValueError("it makes dicts of something")
-        found = memo.get(argument) if "GET" in name else argument if name == "GLOBAL" else None
-        if name.startswith("TUPLE"):
-            tuples = last = tuples + 1
-        elif isinstance(found, int):
-            tuples += found
-        elif name.startswith(("SETITEM", "APPEND")):
-            tuples = 0
-        if tuples > MAX_TUPLES:
-            raise ValueError("it has too many values")
-        previous = "TUPLE" if name.startswith("TUPLE") else ORDERED if found == ORDERED else name
+def _check_part(file: BinaryIO, place: int, name: bytes, entry: bytes) -> Part:
+    """Compares what stands before and behind a part with its entry in the directory.
+
+    Args:
+        file: The archive.
+        place: Where the part must begin.
+        name: Its name.
+        entry: Its entry, without the name.
+    """
+    digest, size = (ENTRY.unpack(entry)[field] for field in (7, 9))
+    head = _read_at(file, place, LOCAL.size + len(name) + 4)
+    padding, flags = LOCAL.unpack(head[: LOCAL.size])[10], 0x808 if size else 0x800
+    start = place + LOCAL.size + len(name) + padding
+    descriptor = DESCRIPTOR.pack(b"PK\7\b", digest, size, size) if size else b""
+    right = (
+        entry == ENTRY.pack(b"PK\1\2", 0, 0, flags, 0, 0, 0, digest, size, size, len(name), 0, 0, 0, 0, 0, place)
+        and head == LOCAL.pack(b"PK\3\4", 0, flags, *[0] * 6, len(name), padding) + name + _padding(padding)
+        and descriptor == _read_at(file, start + size, len(descriptor))
+    )
+    if not right:
+        raise ValueError(f"its part {name!r:.60} is not as torch writes it")
+    return Part(start, size, digest)
+
+
+def _padding(size: int) -> bytes:
+    return struct.pack("<2sH", b"FB", max(0, size - 4))
+
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    file.seek(place)
+    content = file.read(size)
+    if len(content) < size:
+        raise ValueError("it has been cut off")
+    return content
+
+
+def _read(file: BinaryIO, part: Part) -> Tensor:
+    """Reads the bytes of a part, uint8 (size,)."""
+    content = torch.empty(part.size, dtype=torch.uint8)
+    view = content.numpy().data
+    file.seek(part.start)
+    if file.readinto(view) != part.size or zlib.crc32(view) != part.digest:  # type: ignore[attr-defined]
+        raise ValueError("it is damaged")
+    return content
