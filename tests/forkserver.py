@@ -22,6 +22,8 @@ from pathlib import Path
 from types import GenericAlias
 from unittest.mock import patch
 
+from fmnist.runs import folder
+
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "fmnist"]
 PRELOAD = ["tests.forkserver", "fmnist.cli.command", "fmnist.cli.sweep", "torch.utils.tensorboard", "fastapi"]
@@ -115,7 +117,8 @@ class Nested(subprocess.Popen):
         if isinstance(command, list) and command[:3] == [*COMMAND[:2], "fmnist.sweep"]:
             sys.stdout.flush()
             options["preexec_fn"] = partial(become, command[3:], env, pass_fds)
-        super().__init__(command, *args, env=env, pass_fds=pass_fds, **options)
+        with patch.dict(folder._handles, clear=True):  # a program that is executed keeps the lock that it is given
+            super().__init__(command, *args, env=env, pass_fds=pass_fds, **options)
 
 
 def become(words, env, pass_fds):

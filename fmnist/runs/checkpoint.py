@@ -214,7 +214,7 @@ def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network:
         ValueError: They do not fit, or are not finite.
     """
     names = settings["class_names"]
-    if 2 * len(settings.get("hidden_dims") or ()) > len(weights):
+    if network is None and 2 * len(settings.get("hidden_dims") or ()) > len(weights):
         raise ValueError("its weights do not fit the network it describes")  # far more layers than weights
     _check_tensors(weights)
     shapes = {
