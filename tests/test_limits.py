@@ -19,7 +19,7 @@ from fmnist.data.jpeg import MAX_SCANS, count_scans
 from fmnist.data.read import read_picture
 from fmnist.data.sources import parquet
 from fmnist.runs.settings import read_settings
-from fmnist.sweep.space import read_plan
+from fmnist.sweep.plan import read_plan
 from tests.fuzz import CHECKPOINT
 
 SECONDS = 2.0

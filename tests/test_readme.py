@@ -63,7 +63,7 @@ def test_commands_of_readme_and_docs_work(clone, cli):
     for command in COMMANDS:
         words = shlex.split(command)[3:]
         if words[0] == "sweep":
-            assert read_plan(Path(words[1])).space  # test_sweep.py trains
+            assert read_plan(Path(words[1])).search  # test_sweep.py trains
         words = shorten(words)
         if words:
             code, _, err = cli(*words)
