@@ -56,7 +56,8 @@ def no_network(monkeypatch, request):
 
 @pytest.fixture(autouse=True)
 def clean_environment():
-    """Takes back the variables that a command sets."""
+    """Takes back the variables that a command sets, in a test or in a fixture of all."""
+    os.environ.pop("PL_GLOBAL_SEED", None)
     before = dict(os.environ)
     yield
     os.environ.clear()
