@@ -40,11 +40,14 @@ from fmnist import CSV, ImageClassifier, ImageFolder, Parquet, load
 from fmnist.cli.compare import FORMATS, compare, write
 from fmnist.data.photos import PictureError
 from fmnist.data.read import read_picture
+from fmnist.data.saved import SOURCES, read_data_settings
 from fmnist.data.sources import download
 from fmnist.errors import UserError
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import find_checkpoints
 from fmnist.runs.tensor_file import pack
+from fmnist.sweep.plan import read_plan
+from fmnist.sweep.trials import read_trials
 
 SECONDS, BYTES = 2.0, 2**30
 REFUSED = (UserError, PictureError, OSError)  # the command line turns an OSError into one line as well
@@ -657,7 +660,83 @@ def compare_runs(folder: Path, case: tuple[bytes | None, ...]) -> None:
             assert len(list(csv.reader(io.StringIO(text)))) == 3
 
 
+# --- what a checkpoint says of its data, and trials of a sweep ------------------------------------------------
+
+odd_names = st.sampled_from(
+    [
+        "os.system",
+        "évil.attack",
+        "fmnist.files.os.system",
+        "init_args.target_transform",
+        "class_path",
+        "a b",
+        "best.ckpt",
+    ]
+)
+plain_values = (
+    json_values | odd_names | st.lists(odd_names, max_size=2) | st.dictionaries(odd_names, odd_names, max_size=2)
+)
+settings_of_data = st.dictionaries(
+    st.sampled_from(["annotations_file", "img_dir", "transform", "target_transform", "root", "folder", "path"])
+    | odd_names
+    | st.text(max_size=5),
+    plain_values,
+    max_size=4,
+)
+CSV_SETTINGS = {"annotations_file": "a.csv", "img_dir": "."}
+sources = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from([*SOURCES]) | odd_names | plain_values,
+        "settings": settings_of_data | settings_of_data.map(lambda more: {**CSV_SETTINGS, **more}) | plain_values,
+        "code": settings_of_data | st.just({}) | plain_values,
+    }
+)
+GOOD_SPLIT = {"val_size": 5, "split_seed": 0, "class_map": {}, "fold": None}
+descriptions = st.tuples(
+    sources | plain_values, st.dictionaries(st.sampled_from([*GOOD_SPLIT]), plain_values, max_size=1)
+)
+
+
+def read_data(folder: Path, case: tuple[Any, dict[str, Any]]) -> None:
+    """Reads what a checkpoint says of its data: known classes, plain values, and nothing imported but these."""
+    source, split = case
+    found = read_data_settings({"data": {**GOOD_SPLIT, **split, "source": source}}, folder / "x.ckpt", {})
+    assert found["data.source"]["class_path"].removeprefix("fmnist.") in SOURCES
+    assert not [name for name in found["data.source"]["init_args"] if "transform" in name]
+    json.dumps(found)
+
+
+PLAN = {"config": "mlp.yaml", "search": {"data.shift": [0, 1], "model.dropout": [0.1, 0.2]}}
+points = st.dictionaries(
+    st.sampled_from(["config", "data.shift", "model.dropout", "model.network"]) | odd_names, plain_values, max_size=4
+)
+trials = st.one_of(
+    points.map(lambda point: json.dumps({"name": None, "point": point}).encode(errors="replace")),
+    st.tuples(plain_values, plain_values).map(
+        lambda pair: json.dumps({"name": pair[0], "point": pair[1]}).encode(errors="replace")
+    ),
+    st.just(
+        json.dumps({"name": None, "point": {"config": "mlp.yaml", "data.shift": 1, "model.dropout": 0.1}}).encode()
+    ),
+    json_values.map(lambda value: json.dumps(value).encode(errors="replace")),
+    st.binary(max_size=60),
+)
+
+
+def read_trial(folder: Path, content: bytes) -> None:
+    """Reads a trial of a sweep, which must lie in its plan."""
+    (folder / "mlp.yaml").write_text("seed_everything: 1")
+    (folder / "sweep.yaml").write_text(json.dumps({**PLAN, "config": str(folder / "mlp.yaml")}))
+    plan = read_plan(folder / "sweep.yaml")
+    (folder / "trial_000").mkdir()
+    (folder / "trial_000/trial.json").write_bytes(content.replace(b'"mlp.yaml"', json.dumps(plan.config[0]).encode()))
+    for trial in read_trials(folder, plan):
+        assert trial.point in [*plan.grid()]
+
+
 TARGETS = {
+    "data": Target(descriptions, read_data),
+    "trials": Target(trials, read_trial),
     "idx": Target(st.tuples(st.sampled_from([*IDX]), st.just([]) | edits, st.booleans(), st.booleans()), read_idx),
     "pictures": Target(
         st.tuples(st.sampled_from(PICTURES), edits).map(lambda case: damage(*case)) | st.binary(max_size=100),

@@ -53,9 +53,8 @@ HELP |= {
     "model.optimizer": "Optimizer, such as SGD; --model.optimizer.help lists them.",
     "data.source": "Where the images come from; --data.source.help lists the classes.",
 }
-SEVERAL = {
-    ("ckpt_path", verb): f"{CHECKPOINT}; several, or a folder of runs, are an ensemble." for verb in TAKE_SEVERAL
-}
+CHECKPOINTS = dict.fromkeys(TAKE_SEVERAL, f"{CHECKPOINT}; several, or a folder of runs, are an ensemble.")
+CHECKPOINTS["fit"] = "The run of your own to continue, or 'last': its config.yaml is run, as --config would."
 WIDTHS = r"[(\[]?\s*\d+(\s*[,\s]\s*\d+)*\s*,?\s*[)\]]?"  # of layers, as people type them
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 
@@ -115,8 +114,9 @@ class Parser(LightningArgumentParser):
         if not self.verb:
             self.usage, name = argparse.SUPPRESS, (self.description or "").rpartition("=")[2]
             self.description = f"The settings of {name}."
+        texts = HELP | {"ckpt_path": CHECKPOINTS.get(self.verb, HELP["ckpt_path"])}
         for action in self._actions:
-            action.help = SEVERAL.get((action.dest, self.verb)) or HELP.get(action.dest, action.help)
+            action.help = texts.get(action.dest, action.help)
             if not self._is_shown(action):
                 action.help = argparse.SUPPRESS
             elif action.help and action.help != argparse.SUPPRESS:
