@@ -90,10 +90,14 @@ def test_tables_are_read_without_torch(path):
 
 
 def test_there_is_no_circle():
+    done = set()
+
     def visit(path, above):
         assert path not in above, " -> ".join(map(name, [*above, path]))
-        for found in own(path):
-            visit(found, [*above, path])
+        if path not in done:
+            for found in own(path):
+                visit(found, [*above, path])
+            done.add(path)
 
     for path in FILES:
         visit(path, [])
