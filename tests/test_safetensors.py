@@ -12,7 +12,7 @@ from fmnist import ImageClassifier, UserError, load
 from fmnist.runs.checkpoint import read_checkpoint
 from fmnist.runs.folder import results_folder
 from fmnist.runs.tensor_file import pack
-from fmnist.training.transfer import Origin
+from fmnist.training.pretrained import Pretrained
 from tests.conftest import ROOT
 from tests.fuzz import CHECKPOINT
 
@@ -56,8 +56,8 @@ def test_every_command_says_the_same(workplace, cli, kind):
     assert figures[0] == figures[1]
     run(cli, "export", "--output", "again.safetensors", "--ckpt_path", MODEL, *named)
     assert Path("again.safetensors").read_bytes() == MODEL.read_bytes()
-    for name, weight in Origin(str(BEST)).weights.items():
-        assert torch.equal(Origin(str(MODEL)).weights[name], weight)
+    for name, weight in Pretrained(str(BEST)).weights.items():
+        assert torch.equal(Pretrained(str(MODEL)).weights[name], weight)
 
 
 def test_a_training_begins_with_it_and_does_not_go_on_with_it(workplace, cli):

@@ -23,7 +23,7 @@ from fmnist.runs.tables import write_history
 from fmnist.sweep.plan import as_arguments, read_plan
 from fmnist.sweep.run import Sweep, next_point
 from fmnist.sweep.trials import Trial, add_trial, open_sweep, read_trials
-from tests.conftest import ROOT
+from tests.conftest import ROOT, spawn
 
 LR = {"low": 0.02, "high": 0.5, "log": True}
 NET = """
@@ -313,23 +313,22 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     path = write(search={"seed_everything": [0, 1], **network}, **{"try": {"wild": {"model.optimizer.lr": 1e30}}})
     words = ("--trainer.max_epochs=1", "--data.batch_size", "8", "--data.val_size=0.2")
     words += ("--data.source", "ImageFolder", "--data.source.folder", tmp_path / "pictures")
-    code, _, err = cli("sweep", path, "--test", *words)
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "pictures" in err
+    done = spawn("sweep", path, "--test", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pictures" in done.stderr
     assert not list(tmp_path.glob("lightning_logs/tiny/trial_*/result.json"))
     noise = np.random.default_rng(0)
     for number in range(48):
         folder = tmp_path / "pictures" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{number}.png")
-    code, out, err = cli("sweep", path, "--test", *words)
-    assert (code, err) == (0, "")
-    lines = out.splitlines()
+    done = spawn("sweep", path, "--test", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
     assert lines[0].startswith("trial_000 (wild): the training loss is nan after epoch 1")
     assert lines[0].endswith("--model.optimizer.lr=1e+30")
     assert [line[:9] for line in lines[1:3]] == ["trial_001", "trial_002"]
-    assert "mean of 2 seeds" in out
+    assert "mean of 2 seeds" in done.stdout
 
     rows = json.loads(cli("compare", "lightning_logs/tiny", "--format", "json")[1])
     assert {row["status"].partition(":")[0] for row in rows} == {"finished", "failed", "mean of 2 seeds"}
