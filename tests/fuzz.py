@@ -489,6 +489,7 @@ tables = st.one_of(
         lambda rows: "\n".join(",".join(row) for row in rows).encode(errors="surrogatepass")
     ),
     st.just(b'"' + b"x" * 200_000),
+    st.just(b"a.png,0\nb.png,1\n" * 3),  # is read, if the share leaves one of the two to test on
 )
 shares = st.sampled_from([0, 0.2, 0.5, 1, 3, 1.5, 10**9, float("nan")])
 

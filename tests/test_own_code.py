@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from fmnist import ImageClassifier, UserError, load
+from fmnist.cli.start import Start
 from fmnist.model.trained import describe_network
 from fmnist.names import import_code
 
 RUN = Path("lightning_logs/version_0")
 CODE = '''
+from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
@@ -55,6 +57,24 @@ class Npz(Source):
         with np.load(self.archive) as saved:
             part = slice(None, None, 2) if train else slice(1, None, 2)
             return torch.from_numpy(saved["images"][part]), torch.from_numpy(saved["labels"][part])
+
+
+class Made(Npz):
+    """Takes a function, and a setting without a type."""
+
+    def __init__(self, archive: str, change: Callable[[str], str], offset=0) -> None:
+        super().__init__(archive)
+        assert change("x") == "x"
+        self.offset = offset
+
+
+def same(text: str) -> str:
+    return text
+
+
+class Darker:
+    def __call__(self, picture):
+        return darker(picture)
 
 
 def darker(picture):
@@ -139,6 +159,26 @@ def test_a_source_with_a_file_name_goes_through_every_verb(own_code, cli):
     run(cli, "predict", *words[:2], "--output", "out.csv")
     run(cli, "export", "--output", "own.onnx")
     run(cli, "fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
+
+
+def test_what_a_source_was_given_is_named_again(own_code, cli):
+    words = ("--data.source", "mine.Made", "--data.source.archive", "digits.npz", "--data.source.change", "mine.same")
+    words += ("--data.source.offset", 3, "--data.val_size", 20, "--model.hidden_dims", "[8]", "--trainer.max_epochs", 1)
+    run(cli, "fit", *words)
+    code, _, err = cli("test")
+    assert (code, err.count("\n")) == (2, 1)
+    named = err.split(" python -m fmnist test ")[1].split()
+    assert named == ["--data.source", "mine.Made", "--data.source.change", "mine.same"]
+    code, _, err = cli("test", *named)
+    assert (code, "have no plain type: give --data.source.offset" in err) == (2, True)
+    assert "100 images" in run(cli, "test", *named, "--data.source.offset", 3)
+
+
+def test_a_transform_may_be_a_class(own_code):
+    start = Start("predict", [], Path(), named={"transform": "mine.Darker"})
+    from PIL import Image
+
+    assert start.transform(Image.new("L", (1, 1), 80)).getpixel((0, 0)) == 40
 
 
 def test_a_function_is_named_again(own_code, cli, tmp_path):

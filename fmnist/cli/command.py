@@ -155,18 +155,18 @@ class Command(LightningCLI):
             return
         kept = {"network": None, **self.start.checkpoint["hyper_parameters"]}
         given, defaults = self.config[self.verb].model.as_dict(), self._parser(self.verb).get_defaults().model.as_dict()
-        del kept["weights"]
+        kept.pop("weights", None)
         if self.verb == "fit":
-            del kept["class_names"]  # those of the data, which are compared
+            kept.pop("class_names")  # those of the data, which are compared
             self._keep_code(kept, given)
             plain = {name: value for name, value in kept.items() if name not in ("network", "optimizer")}
             self.config = self.parser.parse_object({self.verb: {"model": plain}}, self.config)
         else:
             self.config[self.verb].model = self._parser(self.verb).get_defaults().model
-            del kept["optimizer"]
+            kept.pop("optimizer", None)
         for name in kept.keys() & given.keys():
             is_, was = _plain(kept[name]), _plain(given[name])
-            if name == "network" and (self.start.others or _name(is_) == _name(was)):  # it had to be named
+            if name == "network" and is_ is not None:  # it had to be named
                 continue
             typed = self.start.has_typed(f"--model.{name}")
             if is_ != was and (typed or was != _plain(defaults[name])):

@@ -1,6 +1,7 @@
 """What a command begins with: which checkpoint is meant, its content, and the code that the user has named."""
 
 import argparse
+import inspect
 import json
 import os
 import shlex
@@ -39,10 +40,13 @@ if TYPE_CHECKING:
 
 NEED_DATA = ("validate", "test", "predict", "audit")  # commands that take over the data of the checkpoint
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
-# The options whose values name code, and the settings below them that are only text
-NAME_CODE = ("data.source", "data.source.transform", "data.source.target_transform", "transform")
-MAY_NAME_CODE = ("model.network", "model.optimizer", "trainer")
-TEXT = ("default_root_dir", "dirpath", "save_dir", "filename", "monitor", "name")
+# The options whose values name code, and those whose values the user must have typed for code of a checkpoint
+NAME_CODE = {
+    *("transform", "data.source", "data.source.transform", "data.source.target_transform"),
+    *("model.network", "model.optimizer"),
+    *(f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "profiler", "strategy", "accelerator")),
+}
+NO_NAMES = ("class_path", "init_args", "help")  # parts of an option that belong to the option before them
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Start:
     @property
     def transform(self) -> Any:
         """What the user has named to be applied to each picture; None for nothing."""
-        return self._import("transform") or self._import("data.source.transform")
+        made = self._import("transform") or self._import("data.source.transform")
+        return made() if inspect.isclass(made) else made
 
     def _import(self, option: str) -> Any:
         return import_code(self.named[option]) if option in self.named else None
@@ -194,9 +199,9 @@ def scan(argv: Sequence[str]) -> argparse.Namespace:
         root = dict(options).get("trainer.default_root_dir")
         if isinstance(root, str):  # the real parser complains of anything else
             typed.default_root_dir = typed.default_root_dir or root
-    options = [pair for pair in [*options, *_typed_options(argv)] if _names_code(pair[0])]
+    options += _typed_options(argv)
     typed.named = {option: name for option, name in options if isinstance(name, str) and name not in ("", "null")}
-    find_code_here(name for _, name in options if isinstance(name, str))
+    find_code_here(name for option, name in options if isinstance(name, str) and _names_code(option))
     return typed
 
 
@@ -213,9 +218,10 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _typed_options(argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yields the options that were typed, with their values; of a value like ``{...}`` what is in it."""
     for word, following in pairwise([*argv, ""]):
-        name, equals, value = word.removeprefix("--").partition("=")
+        option, equals, value = word.removeprefix("--").partition("=")
+        name = ".".join(part for part in option.removesuffix("+").split(".") if part not in NO_NAMES)
         value = value if equals else following
-        if not word.startswith("--") or not _names_code(name := name.removesuffix("+")):
+        if not word.startswith("--"):
             continue
         if value.startswith(("{", "[")):
             try:
@@ -228,8 +234,7 @@ def _typed_options(argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _names_code(option: str) -> bool:
     """Returns whether the value of an option is the import path of a class or a function."""
-    may = any(f"{option}.".startswith(f"{known}.") for known in MAY_NAME_CODE)
-    return option in NAME_CODE or (may and option.rpartition(".")[2] not in TEXT)
+    return option in NAME_CODE or option.startswith("trainer.callbacks.on_")
 
 
 def _ask_to_name(error: CodeNotNamedError, command: str, argv: list[str]) -> str:

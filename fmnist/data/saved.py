@@ -86,7 +86,7 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
         options = source.get(part)
         check(isinstance(options, dict) and all(str(key).isidentifier() for key in options), damaged)
     known, chosen = source["name"] in SOURCES, named.get("data.source", "")
-    if chosen and chosen.rpartition(".")[2] != source["name"].rpartition(".")[2]:
+    if chosen and not _is_same(chosen, source["name"]):
         return defaults  # the user takes other data
     code = {} if known else {"data.source": source["name"]}
     code |= {f"data.source.{key}": str(value) for key, value in sorted(source["code"].items())}
@@ -95,29 +95,48 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
         raise CodeNotNamedError(path, missing)
     class_path = f"fmnist.{source['name']}" if known else chosen
     made = import_code(SOURCES[source["name"]] if known else chosen)
-    return {**defaults, "data.source": {"class_path": class_path, "init_args": _read_source(source, made, path)}}
+    return {
+        **defaults,
+        "data.source": {"class_path": class_path, "init_args": _read_source(source, made, path, named)},
+    }
 
 
-def _read_source(source: Mapping[str, Any], made: Any, path: Path) -> dict[str, Any]:
+def _is_same(chosen: str, saved: str) -> bool:
+    """Returns whether the class that the user has named is the one that a checkpoint describes."""
+    if saved in SOURCES:
+        return chosen in (saved, f"fmnist.{saved}", SOURCES[saved])
+    moved = saved.startswith("__main__.") and chosen.rpartition(".")[2] == saved.rpartition(".")[2]  # of a notebook
+    return chosen == saved or moved
+
+
+def _read_source(source: Mapping[str, Any], made: Any, path: Path, named: Mapping[str, str]) -> dict[str, Any]:
     """Returns the settings of a source: each a parameter of its class, of the type that it has there, and no code."""
-    hints = get_type_hints(made.__init__)
+    try:
+        hints = get_type_hints(made.__init__)
+    except NameError:  # imported for the type checker only
+        hints = {}
     settings = {key: value for key, value in source["settings"].items() if key in hints and _fits(value, hints[key])}
+    odd = {key: value for key, value in source["settings"].items() if key not in settings}
     if source["name"] in SOURCES:
-        odd = {key: value for key, value in source["settings"].items() if key not in settings}
         check(not odd, f"{path} is damaged: its data has the settings {str(odd)[:80]}")
         parameters = [*inspect.signature(made.__init__).parameters.values()][1:]
         lacking = [p.name for p in parameters if p.default is p.empty and p.name not in settings]
         check(not lacking, f"{path} is damaged: its data lacks {', '.join(lacking)}")
-    return {key: value for key, value in settings.items() if not _fills(made.__name__, key, value)}
+    unknown = [f"--data.source.{key}" for key in odd if f"data.source.{key}" not in named]
+    what = f"{path} was trained with settings of {source['name']} that have no plain type"
+    check(not unknown, f"{what}: give {', '.join(unknown)}")
+    return {key: value for key, value in settings.items() if not _fills(made, key, settings)}
 
 
-def _fills(source: str, name: str, value: Any) -> bool:
+def _fills(source: type, name: str, settings: Mapping[str, Any]) -> bool:
     """Returns whether a setting would have a data set put into a folder elsewhere, which a stranger may have chosen."""
-    if (source, name) not in (("FashionMNIST", "root"), ("TorchVision", "folder")):
+    kinds = {"root": SOURCES["FashionMNIST"], "folder": SOURCES["TorchVision"]}
+    if name not in kinds or not issubclass(source, import_code(kinds[name])):
         return False
-    folder = expand(value)
-    inside = not folder.is_absolute() and ".." not in folder.parts
-    return not inside and not any(path.is_dir() for path in folder.glob("*MNIST"))
+    folder = expand(settings[name])
+    inside = folder.resolve().is_relative_to(Path.cwd().resolve())
+    raw = folder / str(settings.get("name", "FashionMNIST")) / "raw"
+    return not inside and not (raw.is_dir() and any(raw.iterdir()))
 
 
 def _fits(value: Any, hint: Any) -> bool:

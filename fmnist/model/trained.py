@@ -159,6 +159,8 @@ def describe_network(factory: NetworkFactory | None) -> Any:
     path = describe_code(made)
     if path is None:
         raise UserError(f"model.network: {made!r} has no name: give a class or a function of a module")
+    whole = isinstance(made, type) or not settings
+    check(whole, f"model.network: {path} is a function, whose settings would be lost: give a class")
     check(_is_plain(settings), f"model.network: the settings of {path} are no plain values: numbers, texts, lists")
     return {"class_path": path, "init_args": dict(settings)} if isinstance(made, type) else path
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -87,6 +88,8 @@ def read_values(path: Path) -> Checkpoint:
         known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
             _check_names(settings["class_names"])
+            _check_pixels(settings["mean"], settings["std"])
+            _check_tensors(checkpoint["state_dict"])
             _check_parts(checkpoint)
     check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
     return {**checkpoint, "hyper_parameters": {name: value for name, value in settings.items() if name[:1] != "_"}}
@@ -224,6 +227,12 @@ def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network:
         raise ValueError("its weights do not fit the network it describes")
     if not weights["temperature"] > 0:
         raise ValueError("its temperature makes no sense")
+
+
+def _check_pixels(mean: Any, std: Any) -> None:
+    numbers = all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in (mean, std))
+    if not numbers or (std is not None and std <= 0):
+        raise ValueError("its mean and std of the pixels make no sense")
 
 
 def _check_tensors(tensors: dict[str, Tensor]) -> None:
