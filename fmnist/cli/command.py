@@ -166,7 +166,7 @@ class Command(LightningCLI):
             kept.pop("optimizer", None)
         for name in kept.keys() & given.keys():
             is_, was = _plain(kept[name]), _plain(given[name])
-            if name == "network" and is_ is not None:  # it had to be named
+            if name == "network" and (self.start.others or is_ is not None):  # it had to be named
                 continue
             typed = self.start.has_typed(f"--model.{name}")
             if is_ != was and (typed or was != _plain(defaults[name])):
