@@ -693,9 +693,9 @@ sources = st.fixed_dictionaries(
     }
 )
 GOOD_SPLIT = {"val_size": 5, "split_seed": 0, "class_map": {}, "fold": None}
-descriptions = st.tuples(
-    sources | plain_values, st.dictionaries(st.sampled_from([*GOOD_SPLIT]), plain_values, max_size=1)
-)
+splits = st.dictionaries(st.sampled_from([*GOOD_SPLIT]), plain_values, max_size=1)
+good_source = st.just({"name": "CSV", "settings": CSV_SETTINGS, "code": {}})
+descriptions = st.tuples(good_source | sources | plain_values, splits)
 
 
 def read_data(folder: Path, case: tuple[Any, dict[str, Any]]) -> None:
