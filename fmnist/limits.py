@@ -1,4 +1,4 @@
-"""Plain values, as YAML, JSON and checkpoints give them: how much of them is taken."""
+"""Limits on plain values from files: how many there may be, how deep they are nested, how long a number is."""
 
 from collections.abc import Iterator
 from typing import Any

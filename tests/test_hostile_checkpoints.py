@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fmnist import UserError, load
-from fmnist.plain import check_size
+from fmnist.limits import check_size
 from fmnist.runs.archive import read_archive
 from fmnist.runs.tensor_file import pack
 from tests.conftest import ROOT

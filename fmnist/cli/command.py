@@ -1,9 +1,6 @@
 """LightningCLI for the verbs that need a Trainer. It wires; what a verb does stands in its own file."""
 
 import os
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,8 +45,6 @@ VERBS = {
 def run(verb: str, description: str, argv: list[str]) -> None:
     """Runs a verb, described in a few words, with what was typed after it."""
     quiet()
-    if verb != "fit" and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
     try:
         Command(verb, description, argv)
     except (UserError, OSError):

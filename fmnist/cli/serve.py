@@ -1,7 +1,6 @@
 """Serve a trained model: a page, and an address to send pictures to."""
 
 import os
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -45,7 +44,6 @@ def run(description: str, argv: Sequence[str]) -> None:
     if not token and not (host.startswith("127.") or host == "::1"):
         print("notice: other machines can reach this, and no --token is asked for", file=sys.stderr)
     say(f"serve: {start.path} on http://{f'[{host}]' if ':' in host else host}:{port}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # is raised again when the server has ended
     server.run(sockets=[listener])
 
 

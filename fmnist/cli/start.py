@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 NEED_DATA = ("validate", "test", "predict", "audit")  # commands that take over the data of the checkpoint
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
-# The options whose values name code, and those whose values the user must have typed for code of a checkpoint
+# The options whose values are import paths, for which the current folder is searched
 NAME_CODE = {
     *("transform", "data.source", "data.source.transform", "data.source.target_transform"),
     *("model.network", "model.optimizer"),
@@ -61,7 +61,8 @@ class Start:
         checkpoint: Its content; empty if there is none.
         data: The data settings of the checkpoint, as defaults of the command line.
         planned: The trainer settings of the run to be continued; nothing for a checkpoint outside of a run.
-        named: The code that the user has named: import path by option.
+        named: Text that was typed or configured, by option: where a checkpoint needs code, its name must be there.
+        network: What the user has named to make the network of the checkpoint; None for the MLP.
         others: Of an ensemble the other members: checkpoints and their content.
     """
 
@@ -73,6 +74,7 @@ class Start:
     data: dict[str, Any] = field(default_factory=dict)
     planned: dict[str, Any] | None = None
     named: Mapping[str, str] = field(default_factory=dict)
+    network: NetworkFactory | None = None
     others: tuple[Member, ...] = ()
 
     @property
@@ -86,19 +88,11 @@ class Start:
         return int(self.checkpoint.get("epoch", -1)) + 1
 
     @property
-    def network(self) -> NetworkFactory | None:
-        """What the user has named to make the network of the checkpoint; None for the MLP."""
-        network: NetworkFactory | None = self._import("model.network")
-        return network
-
-    @property
     def transform(self) -> Any:
         """What the user has named to be applied to each picture; None for nothing."""
-        made = self._import("transform") or self._import("data.source.transform")
+        name = self.named.get("transform") or self.named.get("data.source.transform")
+        made = import_code(name) if name else None
         return made() if inspect.isclass(made) else made
-
-    def _import(self, option: str) -> Any:
-        return import_code(self.named[option]) if option in self.named else None
 
     def has_typed(self, *options: str) -> bool:
         """Returns whether one of these options was typed, or a setting of its value: ``--model.optimizer.lr``."""
@@ -168,7 +162,7 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
     if len(members) > 1:
         check_members(members, same_split=command == "test")
         argv = _checkpoints().parse_known_args(argv)[1]
-    return Start(command, argv, root, *members[0], data, planned, typed.named, tuple(members[1:]))
+    return Start(command, argv, root, *members[0], data, planned, typed.named, factory, tuple(members[1:]))
 
 
 def _checkpoints() -> argparse.ArgumentParser:

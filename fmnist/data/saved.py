@@ -63,7 +63,7 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
     Args:
         saved: What ``FashionMNISTDataModule.state_dict`` returned in training.
         path: The checkpoint's file.
-        named: The code that the user has named: import path by option, such as ``data.source``.
+        named: Text that was typed or configured, by option, such as the import path at ``data.source``.
 
     Returns:
         Values by option, such as ``data.val_size``; ``data.source`` as ``class_path`` and ``init_args``.

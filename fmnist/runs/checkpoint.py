@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from fmnist.errors import UserError, check
 from fmnist.files import digest_file
+from fmnist.limits import check_size
 from fmnist.model.ensemble import Ensemble
 from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel, build_network
 from fmnist.names import CodeNotNamedError
-from fmnist.plain import check_size
 from fmnist.runs.archive import read_archive
 from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 
@@ -89,8 +89,9 @@ def read_values(path: Path) -> Checkpoint:
         if known:
             _check_names(settings["class_names"])
             _check_pixels(settings["mean"], settings["std"])
-            _check_tensors(checkpoint["state_dict"])
             _check_parts(checkpoint)
+            for part in ("state_dict", "typicality"):
+                _check_tensors(checkpoint.get(part, {}))
     check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
     return {**checkpoint, "hyper_parameters": {name: value for name, value in settings.items() if name[:1] != "_"}}
 
@@ -116,7 +117,6 @@ def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | Non
     settings, typicality = checkpoint["hyper_parameters"], checkpoint.get("typicality") or {}
     built = build_network(settings, choose_network(path, settings, network))
     with _one_line(path):
-        _check_tensors(typicality)
         model = TrainedModel(built, settings["class_names"], typicality).eval()
         model.load_state_dict(checkpoint["state_dict"])
     check_answer(path, model)
@@ -214,12 +214,11 @@ def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network:
     """Refuses weights that are not those of the network, before one of the size they claim is built.
 
     Raises:
-        ValueError: They do not fit, or are not finite.
+        ValueError: They do not fit.
     """
     names = settings["class_names"]
     if network is None and 2 * len(settings.get("hidden_dims") or ()) > len(weights):
         raise ValueError("its weights do not fit the network it describes")  # far more layers than weights
-    _check_tensors(weights)
     shapes = {
         name: tensor.shape for name, tensor in TrainedModel(_sketch(settings, network), names).state_dict().items()
     }

@@ -226,7 +226,7 @@ def _warn_once() -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Tells whether a process has taken a folder, as far as that can be known; changes nothing."""
+    """Returns whether a process holds the lock of a folder, as far as that can be known; changes nothing."""
     from filelock import lock_descriptor
 
     path = folder / LOCK

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmnist.plain import walk
+from fmnist.limits import walk
 
 MAX_PICKLE, MAX_OPERATIONS = 4_000_000, 400_000  # bytes, and steps: 3,000 weights and their optimizer take half
 MAX_VALUES = 100_000  # that come of them, each counted as often as it is reached

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fmnist.errors import UserError, check
 from fmnist.files import open_regular
-from fmnist.plain import check_size
+from fmnist.limits import check_size
 
 SUFFIX = ".safetensors"
 KEY = "fmnist"  # of the text in the metadata

@@ -25,8 +25,12 @@ class Source(ABC):
     def arguments(self) -> dict[str, Any]:
         """Returns the arguments that this source was made with, by their names."""
         args, kwargs = self._given
-        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
-        return dict([*bound.arguments.items()][1:])
+        signature = inspect.signature(type(self).__init__)
+        named = dict([*signature.bind_partial(self, *args, **kwargs).arguments.items()][1:])
+        for parameter in signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named.update(named.pop(parameter.name, {}))
+        return named
 
     def describe_conversion(self) -> dict[str, str | None]:
         """Says, in plain values, how pictures become images like those of this source.
