@@ -175,3 +175,8 @@ def test_without_an_output_the_three_best_classes_are_printed(here, cli, tmp_pat
     assert cli("predict", "--images", tmp_path / "blank.png", "--output", "blank.csv")[0] == 0
     (row,) = read("blank.csv")
     assert (row["predicted"], row["probability"], row["note"]) == ("", "", "nothing but background")
+
+
+def test_help_beside_pictures_is_printed_once(workplace, cli):
+    code, out, err = cli("predict", "--images", "a.png", "--help")
+    assert (code, err, out.count("usage:")) == (0, "", 1)

@@ -54,7 +54,9 @@ HELP |= {
     "data.source": "Where the images come from; --data.source.help lists the classes.",
 }
 CHECKPOINTS = dict.fromkeys(TAKE_SEVERAL, f"{CHECKPOINT}; several, or a folder of runs, are an ensemble.")
-CHECKPOINTS["fit"] = "The run of your own to continue, or 'last': its config.yaml is run, as --config would."
+CHECKPOINTS["fit"] = (
+    "Your own run to continue, by its path or name, or 'last'; its config.yaml is run as --config would."
+)
 WIDTHS = r"[(\[]?\s*\d+(\s*[,\s]\s*\d+)*\s*,?\s*[)\]]?"  # of layers, as people type them
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
 

@@ -52,6 +52,8 @@ def run_without_trainer(description: str, argv: list[str]) -> bool:
     Returns:
         Whether that was possible: whatever only the Trainer understands is left to it, mistakes included.
     """
+    if {"-h", "--help"} & {*argv}:
+        return False  # the Trainer's help has all options
     parser = PlainParser("predict", description, EXAMPLE)
     add_arguments(parser)
     add_checkpoint_arguments(parser)
