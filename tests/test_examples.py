@@ -199,3 +199,31 @@ def test_a_stranger_s_network_is_not_run(examples, cli):
     assert "was trained with torchvision.models.resnet18; if you trust that code, name it yourself" in done.stderr
     with pytest.raises(UserError, match=r"torchvision\.models\.resnet18"):
         load("strange.ckpt")
+
+
+def test_logistic_regression_finds_the_line(examples, capsys):
+    from examples.logistic_regression import main, make_points
+
+    model = main("line.png")
+    assert re.search(r"^(99\.\d|100\.0)% after \d+ steps; the line: line.png$", capsys.readouterr().out, re.MULTILINE)
+    assert Path("line.png").read_bytes().startswith(b"\x89PNG")
+    torch.manual_seed(1)
+    points, labels = make_points(1000)
+    assert ((model(points) > 0) == labels.bool()).float().mean() > 0.98, "and it holds for other points"
+    assert [*model.lines][:3] == [0, 20, 40]
+
+
+def test_the_textbook_module_trains_on_the_same_data(examples):
+    from examples.textbook import Textbook
+
+    data = FashionMNISTDataModule(val_size=0.1)
+    trainer = Trainer(max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    model = Textbook()
+    data.prepare_data()
+    data.setup("fit")
+    images, labels = data.train_set.images, data.train_set.labels
+    before = F.cross_entropy(model(images), labels)
+    trainer.fit(model, data)
+    assert F.cross_entropy(model(images), labels) < before
+    assert sum(parameter.numel() for parameter in model.parameters()) == 669_706
+    assert {"train/loss", "val/acc"} <= trainer.callback_metrics.keys()
