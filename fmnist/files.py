@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -60,7 +61,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        move(part.replace, path)
         sync_folder(path.parent)
     except OSError as error:
         if error.filename in (None, str(part)):  # writing to an open file names none
@@ -68,6 +69,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def move(how: Callable[[Path], Path], target: Path) -> Path:
+    """Moves a file or a folder, within a second: on Windows it has to wait for a program that has it open.
+
+    Args:
+        how: ``Path.rename`` or ``Path.replace`` of what is moved.
+        target: Its new path.
+    """
+    for seconds in (0.1, 0.2, 0.3, 0.4):
+        try:
+            return how(target)
+        except PermissionError:
+            time.sleep(seconds)
+    return how(target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback, Trainer
@@ -82,6 +83,23 @@ def test_a_stopped_training_is_drawn(fit, workplace, monkeypatch):
     with pytest.raises(ValueError, match="stop"):
         fit(History("out"), max_epochs=3, others=[Stop()])
     assert drawn == [1, 2]
+
+
+def test_a_table_that_cannot_be_replaced_does_not_end_the_training(fit, workplace, monkeypatch, capsys):
+    """As on Windows, while a spreadsheet shows it; the next epoch writes all rows."""
+    replace, refused = Path.replace, []
+
+    def refuse(self, target):
+        if target.name == "metrics.csv" and len(refused) < 5:
+            refused.append(target)
+            raise PermissionError(13, "Access is denied", str(self), None, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fit(History("out"), max_epochs=2)
+    assert "note: out/metrics.csv: Access is denied; close it elsewhere, training goes on" in capsys.readouterr().out
+    assert [row["epoch"] for row in read(workplace / "out")] == ["1", "2"]
 
 
 def test_goes_to_the_log_folder_by_default(fit, workplace):

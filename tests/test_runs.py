@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,26 @@ def test_nobody_claims_the_same_folder(tmp_path):
     assert len(set(claimed)) == 40
     assert {(folder / "config.yaml").read_text() for folder in claimed} == {str(n) for n in range(40)}
     assert len(list((tmp_path / "lightning_logs").iterdir())) == 40
+
+
+@pytest.mark.parametrize("refusals", [2, 99])
+def test_a_new_folder_that_a_scanner_looks_into_leaves_no_draft(tmp_path, monkeypatch, refusals):
+    """Emulated: on Windows a folder cannot be renamed while a file in it is open."""
+    waiting, rename = iter(range(refusals)), Path.rename
+
+    def refuse(self, target):
+        if next(waiting, None) is not None:
+            raise PermissionError(13, "Access is denied", str(self), None, str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    if refusals == 2:
+        assert runs.claim(tmp_path, "config").name == "version_0"
+    else:
+        with pytest.raises(PermissionError):
+            runs.claim(tmp_path, "config")
+    assert [path.name for path in (tmp_path / "lightning_logs").iterdir()] == ["version_0"] * (refusals == 2)
 
 
 def test_finds_the_newest_run_that_has_the_checkpoint(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import sys
 import time
 import uuid
@@ -13,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from fmnist.errors import UserError, check
-from fmnist.files import expand, open_own, read_text, sync_folder, write_whole
+from fmnist.files import expand, move, open_own, read_text, sync_folder, write_whole
 
 LOGS = "lightning_logs"
 NAME = "name"
@@ -48,18 +49,21 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
     number = max(_versions(logs), default=-1) + 1
     check(number < 10**9, f"{logs / f'version_{number - 1}'} has the last number there is: rename it")
     draft = logs / f".{uuid.uuid4().hex}"
-    (draft / "checkpoints").mkdir(parents=True)
-    write_whole(draft / "config.yaml", config)
-    if name:
-        (draft / NAME).write_text(name, encoding="utf-8")
-    while True:
-        try:
-            folder = draft.rename(logs / f"version_{number}")
-            break
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # else another process was faster
-                raise
-            number += 1
+    try:
+        (draft / "checkpoints").mkdir(parents=True)
+        write_whole(draft / "config.yaml", config)
+        if name:
+            (draft / NAME).write_text(name, encoding="utf-8")
+        while True:
+            try:
+                folder = move(draft.rename, logs / f"version_{number}")
+                break
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # else another process was faster
+                    raise
+                number += 1
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # there is none if the folder was claimed
     for changed in (logs, root):
         sync_folder(changed)
     return folder

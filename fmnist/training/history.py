@@ -1,8 +1,9 @@
-"""The course of a training: one row per epoch, as a table and as a picture."""
+"""The history of a run: one row per epoch, as a table and as a picture."""
 
 import math
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,21 @@ DRAW_EVERY = 5.0  # seconds: drawing takes a tenth of one, as much as all else t
 
 
 class History(Callback):
-    """Keeps one row per epoch and rewrites ``metrics.csv`` at the end of each.
+    """Keeps one row per epoch, prints it, and rewrites ``metrics.csv``.
 
-    ``curves.png`` shows the same; where epochs are short it is drawn every five seconds, and when
-    the training ends or is stopped. The rows travel in every checkpoint, so a resumed training
-    continues its own table. Each row is printed as a line, above a progress bar where there is one. The
-    seconds that epochs took go into ``times.csv``, by themselves: they are the one thing that
-    differs when a training is repeated.
+    ``curves.png`` shows the same; where epochs are short it is drawn every five seconds, and when training ends or is
+    stopped. The rows are in every checkpoint, so a resumed run continues its own table. The seconds that epochs took
+    go into a file of their own, ``times.csv``: they are the one thing that differs when a run is repeated.
 
     Args:
-        dirpath: Folder for the two files; the trainer's log folder if not given.
+        dirpath: Folder for the files; the trainer's log folder if not given.
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self.rows: list[dict[str, float]] = []
         self._validated = False
-        self._folder: str | None = None
+        self._folder: Path | None = None
         self._drawn = 0
         self._drawn_at = -math.inf
 
@@ -42,7 +41,7 @@ class History(Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the rows of a checkpoint."""
+        """Loads the rows of a checkpoint."""
         self.rows = state_dict["rows"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,19 +49,19 @@ class History(Callback):
         logged = trainer.log_dir  # on every process: it is a broadcast
         folder = None if trainer.fast_dev_run else self.dirpath or logged  # type: ignore[attr-defined]
         if folder and trainer.is_global_zero:
-            self._folder = folder
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._folder = Path(folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._start = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes that this epoch has validation metrics of its own."""
+        """Marks this epoch as one with validation metrics of its own."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the epoch's row and rewrites the files."""
+        """Adds the row of the epoch, prints it and rewrites the files."""
         stages = ("train/", "val/") if self._validated else ("train/",)
         self._validated = False
         row: dict[str, float] = {
@@ -75,10 +74,12 @@ class History(Callback):
         if not trainer.is_global_zero:
             return
         bar = trainer.progress_bar_callback
-        (partial(print, flush=True) if bar is None else bar.print)(_line(row, trainer.max_epochs))
+        (partial(print, flush=True) if bar is None else bar.print)(_format(row, trainer.max_epochs))
         if self._folder:
-            append_seconds(Path(self._folder), trainer.current_epoch + 1, time.monotonic() - self._start)
-            write_history(self.rows, Path(self._folder))
+            with _unless_locked():
+                append_seconds(self._folder, trainer.current_epoch + 1, time.monotonic() - self._start)
+            with _unless_locked():
+                write_history(self.rows, self._folder)
             if time.monotonic() - self._drawn_at > DRAW_EVERY:
                 self._draw()
 
@@ -93,16 +94,30 @@ class History(Callback):
 
     def _draw(self) -> None:
         if self._folder and len(self.rows) > self._drawn:
-            with atomic_path(Path(self._folder) / "curves.png") as part:
+            with _unless_locked(), atomic_path(self._folder / "curves.png") as part:
                 draw_curves(self.rows, part)
             self._drawn, self._drawn_at = len(self.rows), time.monotonic()
 
 
-def _line(row: dict[str, float], max_epochs: int | None) -> str:
-    """Writes an epoch as a line that fits 80 columns."""
+@contextmanager
+def _unless_locked() -> Iterator[None]:
+    """Prints a note where Windows refuses to replace a file that is open elsewhere: the next epoch writes it again."""
+    try:
+        yield
+    except PermissionError as error:
+        print(f"note: {error.filename}: {error.strerror}; close it elsewhere, training goes on", flush=True)
+
+
+def _format(row: dict[str, float], max_epochs: int | None) -> str:
+    """Formats an epoch as a line of at most 80 columns."""
     stages = [
         f"{stage}: loss {row[f'{stage}/loss']:.4f}  acc {percent(row[f'{stage}/acc'])}"
         for stage in ("train", "val")
         if f"{stage}/loss" in row
     ]
-    return "  ".join([f"epoch {row['epoch']:.0f}/{max_epochs}", *stages])
+    return "  ".join([name_epoch(int(row["epoch"]), max_epochs), *stages])
+
+
+def name_epoch(epoch: int, max_epochs: int | None) -> str:
+    """Returns ``epoch 3/10``, or ``epoch 3`` where steps or time end the training."""
+    return f"epoch {epoch}" if max_epochs in (None, -1) else f"epoch {epoch}/{max_epochs}"
