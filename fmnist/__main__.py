@@ -80,8 +80,11 @@ def _run(argv: list[str]) -> int:
         print(f"fmnist {__version__}")
     elif argv[0] in VERBS:
         verb, (file, description) = argv[0], VERBS[argv[0]]
-        if verb != "fit" and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
+        if threading.current_thread() is threading.main_thread():
+            if verb != "fit":
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not so under nohup
+                signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         words = import_module("fmnist.cli.plain").find_configs(verb, argv[1:])
         if file != "command":
             import_module(f"fmnist.cli.{file}").run(description, words)
