@@ -2,12 +2,12 @@ import pickle
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from fmnist import ImageClassifier, UserError
 from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.training.checkpoints import AtomicCheckpointIO, RunCheckpoint, keep_callback_states
+from fmnist.training.checkpoints import AtomicCheckpointIO, RunCheckpoint
 
 
 class Evil:
@@ -62,19 +62,6 @@ def test_paths_in_a_checkpoint_remove_nothing(tmp_path, where):
     for path in (folder / "best.ckpt", tmp_path / "folder" / "precious", tmp_path / "file.txt"):
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    best = RunCheckpoint("best", monitor="val/acc")
-    other = ModelCheckpoint(monitor="val/loss", dirpath=folder)
-    best.dirpath = str(folder)
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[best, other])
-    record = {"best_k_models": {named: torch.tensor(0.5)}, "best_model_score": torch.tensor(0.5), "dirpath": named}
-    record |= dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), named)
-    states = {callback.state_key: dict(record) for callback in (best, other)} | {"Strange": {}}
-    kept = keep_callback_states({"callbacks": states}, trainer)["callbacks"]
-    assert {*kept} == {best.state_key, other.state_key}
-    for state in kept.values():
-        assert state["dirpath"] == str(folder)
-        assert [state[name] for name in record if name.endswith("path") and name != "dirpath"] == [""] * 3
-        assert (state["best_k_models"], state["best_model_score"]) == ({}, None)
     files = AtomicCheckpointIO()
     files.save_checkpoint({}, folder / "best.ckpt")
     files.remove_checkpoint(named)
@@ -84,15 +71,28 @@ def test_paths_in_a_checkpoint_remove_nothing(tmp_path, where):
     assert not (folder / "best.ckpt").exists()
 
 
-def test_states_of_callbacks_follow_a_run_that_was_moved(tmp_path):
-    best, stop = RunCheckpoint("best", monitor="val/acc"), EarlyStopping("val/loss")
-    best.dirpath, path = str(tmp_path), str(tmp_path / "best.ckpt")
-    (tmp_path / "best.ckpt").touch()
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[best, stop])
-    state = {**best.state_dict(), "best_model_path": "old/best.ckpt", "kth_best_model_path": "old/best.ckpt"}
-    state |= {"best_k_models": {"old/best.ckpt": torch.tensor(0.5)}, "dirpath": "old", "best_loss": 0.25}
-    kept = keep_callback_states({"callbacks": {best.state_key: state, stop.state_key: stop.state_dict()}}, trainer)
-    assert kept["callbacks"][stop.state_key] == stop.state_dict()
-    best.load_state_dict(kept["callbacks"][best.state_key])
-    assert best.best_model_path == best.kth_best_model_path == path
-    assert (best.best_k_models, best.best_loss) == ({path: torch.tensor(0.5)}, 0.25)
+@pytest.mark.parametrize(
+    ("epochs", "best"),
+    [
+        ([(0.5, 0.3), (0.7, 0.4), (0.6, 0.1)], 1),
+        ([(0.5, 0.3), (0.5, 0.2), (0.5, 0.25), (0.5, 0.2)], 1),  # of equals the lowest loss, of those the first
+        ([None, None], 1),
+        ([None, (0.1, 3.0), None, (0.1, 3.0)], 1),
+    ],
+)
+def test_the_best_epoch_is_kept_and_the_last(tmp_path, epochs, best):
+    class Metrics(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if epochs[trainer.current_epoch]:
+                names = ("val/acc", "val/loss")
+                trainer.callback_metrics.update(zip(names, torch.tensor(epochs[trainer.current_epoch]), strict=True))
+
+    kept = RunCheckpoint()
+    kept.dirpath = str(tmp_path / "checkpoints")
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[Metrics(), kept], max_epochs=len(epochs), **options, limit_val_batches=0)
+    trainer.fit(BoringModel())
+    found = {name: torch.load(tmp_path / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")}
+    assert (found["best"]["epoch"], found["last"]["epoch"]) == (best, len(epochs) - 1)
+    wanted = epochs[best] and pytest.approx((epochs[best][0], -epochs[best][1]))
+    assert kept.score == found["last"]["callbacks"][kept.state_key]["score"] == wanted

@@ -1,10 +1,12 @@
 import pickle
 from copy import deepcopy
 from functools import partial
+from math import cos, pi
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.utils.data import DataLoader
 
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
@@ -139,6 +141,94 @@ def test_schedule(schedule, expected):
     assert [learning_rate_factor(step, 10, 0.2, schedule) for step in steps] == pytest.approx(expected)
 
 
+def test_a_schedule_stays_at_its_end():
+    assert [learning_rate_factor(step, 10, 0.2, "linear") for step in (10, 11, 1000)] == [0, 0, 0]
+    assert learning_rate_factor(1000, 10, 0.2, "cosine") == pytest.approx(0)
+
+
+class Rates(Callback):
+    """Keeps the learning rate of each batch, as a share of the highest, beside epoch, batch and steps per epoch."""
+
+    def __init__(self, stop_after=100):
+        self.seen, self.stop_after = [], stop_after
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        every = trainer.accumulate_grad_batches
+        steps = -(-trainer.num_training_batches // every)
+        rates = [group["lr"] / 0.1 for group in trainer.optimizers[0].param_groups]
+        assert rates[0] == rates[1]
+        self.seen.append((trainer.current_epoch * steps + batch_idx // every, steps, rates[0]))
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 == self.stop_after
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", lambda step, warm, total: (total - step) / (total - warm)),
+        ("cosine", lambda step, warm, total: (1 + cos(pi * (step - warm) / (total - warm))) / 2),
+        ("constant", lambda step, warm, total: 1),
+    ],
+)
+@pytest.mark.parametrize(
+    ("batch_size", "options"),
+    [
+        (250, {}),
+        (16, {}),
+        (64, {"accumulate_grad_batches": 3}),
+        (64, {"limit_train_batches": 2}),
+        (64, {"max_epochs": 7}),
+        (64, {"max_epochs": 3}),
+        (64, {"callbacks": [GradientAccumulationScheduler({0: 1, 2: 4, 3: 2})]}),
+        (100, {"max_epochs": 6, "accumulate_grad_batches": 2, "limit_train_batches": 0.5}),
+    ],
+    ids=str,
+)
+def test_a_run_that_is_continued_in_another_way_goes_on_where_it_was_in_its_schedule(
+    fit, schedule, expected, batch_size, options
+):
+    settings = {"hidden_dims": [8], "lr_schedule": schedule, "warmup_ratio": 0.1}
+    fit(ImageClassifier(**settings), max_epochs=4, callbacks=[Rates(stop_after=2)]).save_checkpoint("half.ckpt")
+    rates, epochs = Rates(), options.get("max_epochs", 4)
+    callbacks = [rates, *options.get("callbacks", [])]
+    data = FashionMNISTDataModule(val_size=100, batch_size=batch_size)
+    fit(ImageClassifier(**settings), data, "half.ckpt", **{"max_epochs": 4, **options, "callbacks": callbacks})
+    assert rates.seen[-1][0] // rates.seen[-1][1] == epochs - 1
+    for step, per_epoch, rate in rates.seen:
+        total = per_epoch * epochs
+        warm = round(0.1 * total)
+        wanted = (step + 1) / (warm + 1) if step < warm else expected(step, warm, total)
+        assert rate == pytest.approx(wanted, abs=1e-9)
+    assert 0 <= rates.seen[-1][2] <= rates.seen[0][2] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "total"), [({"max_steps": 12, "max_epochs": -1}, 12), ({"max_steps": 10, "max_epochs": 3}, 10)]
+)
+def test_a_schedule_ends_with_max_steps(fit, options, total):
+    rates = Rates()
+    fit(ImageClassifier(hidden_dims=[8], lr_schedule="linear"), callbacks=[rates], **options)
+    assert [rate for _, _, rate in rates.seen] == pytest.approx([1 - step / total for step in range(total)])
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}])
+def test_a_resumed_schedule_is_the_uninterrupted_one_bit_for_bit(fit, options):
+    def train(stop_after, ckpt_path=None):
+        seed_everything(0, verbose=False)
+        model = ImageClassifier(hidden_dims=[8], lr_schedule="cosine", warmup_ratio=0.2)
+        return fit(model, ckpt_path=ckpt_path, max_epochs=4, callbacks=[Rates(stop_after)], **options)
+
+    train(2).save_checkpoint("half.ckpt")
+    train(4).save_checkpoint("whole.ckpt")
+    train(4, "half.ckpt").save_checkpoint("resumed.ckpt")
+    whole, resumed = (torch.load(f"{name}.ckpt", weights_only=True) for name in ("whole", "resumed"))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert str(whole[part]) == str(resumed[part]), part
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], tensor), name
+
+
 def test_schedule_knows_the_number_of_steps_by_itself(fit):
     model = ImageClassifier(hidden_dims=[8], lr_schedule="cosine", warmup_ratio=0.25)
     trainer = fit(model, max_epochs=2)
@@ -206,6 +296,38 @@ def test_a_second_training_takes_the_seed_of_the_run_and_not_that_of_the_last_ep
     for model in models:
         fit(model, max_epochs=2)
     assert torch.equal(*(model.state_dict()["network.1.weight"] for model in models))
+
+
+def test_a_prediction_between_two_trainings_does_not_change_the_second(fit):
+    seed_everything(5, verbose=False)
+    models = [ImageClassifier(hidden_dims=[16], dropout=0.5, normalization="batch")]
+    fit(models[0])
+    models.append(deepcopy(models[0]))
+    models[1].eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    for model in models:
+        fit(model)
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(tensor, models[1].state_dict()[name]), name
+
+
+def test_a_layer_that_is_frozen_by_its_mode_stays_so(fit):
+    model = ImageClassifier(hidden_dims=[16], normalization="batch")
+    norm = next(module for module in model.network if isinstance(module, torch.nn.BatchNorm1d))
+    fit(model.train())
+    before = norm.eval().running_mean.clone()
+    fit(model)
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_the_precision_is_that_of_the_trainer_of_each_training(fit):
+    model = ImageClassifier(hidden_dims=[16])
+    for precision, dtype in (("64-true", torch.float64), ("32-true", torch.float32), ("64-true", torch.float64)):
+        fit(model, precision=precision)
+        assert model.network[1].weight.dtype == dtype
+        assert model.trainer.callback_metrics["val/acc"] > 0.5
+    weight = model.network[1].weight.clone()
+    fit(model, precision="64-true", max_steps=0)
+    assert torch.equal(model.network[1].weight, weight), "64 bits were cut to 32 on the way"
 
 
 @pytest.mark.parametrize("given", [{}, {"mean": 0.5, "std": 0.25}])
@@ -321,6 +443,13 @@ def test_callbacks_find_the_network_when_they_are_set_up(fit):
     looks = Looks()
     fit(ImageClassifier(hidden_dims=[8]), callbacks=[looks])
     assert looks.found == 784 * 8 + 8 + 8 * 10 + 10
+
+
+def test_averages_that_no_checkpoint_would_have_are_refused(fit):
+    with pytest.raises(UserError, match="take EMAWeightAveraging"):
+        fit(ImageClassifier(hidden_dims=[8]), callbacks=[StochasticWeightAveraging(0.05)])
+    with pytest.raises(UserError, match="EMAWeightAveraging would never begin: the training has 8 steps in 1 epochs"):
+        fit(ImageClassifier(hidden_dims=[8]), callbacks=[EMAWeightAveraging(update_starting_at_step=8)])
 
 
 def test_a_model_can_be_pickled():

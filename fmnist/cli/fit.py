@@ -23,7 +23,6 @@ from fmnist.training.checkpoints import (
     RunCheckpoint,
     RunLogger,
     finish_interrupted_run,
-    keep_callback_states,
 )
 from fmnist.training.checkpoints import run_folder as claim_run_folder
 from fmnist.training.classifier import ImageClassifier
@@ -68,18 +67,19 @@ def fit(
     trainer.precision_plugin.convert_module(model)  # before callbacks copy it
     with claim_run_folder(trainer, config, continued, settings.name) as run:
         if run and settings.trainer.logger in (True, None):
-            trainer.loggers = [RunLogger(run, start.checkpoint.get("global_step", 0) if continued else None)]
+            purge = start.checkpoint.get("global_step", 0) if continued else None  # hides events of later steps
+            options = {"default_hp_metric": False, "purge_step": purge}
+            trainer.loggers = [RunLogger(run.parent.parent, run.parent.name, run.name, **options)]
         _train(start, trainer, model, data)
         check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
     best = _find_best(trainer)
-    if best and best.best_model_path:
-        known = best.best_model_score
-        score = "last epoch, no validation" if known is None else f"val/acc {percent(known.item())}"
-        if known is not None and data.val_set is not None and len(data.val_set) < FEW:
+    if best and best.dirpath:
+        score = "last epoch, no validation" if best.score is None else f"val/acc {percent(best.score[0])}"
+        if best.score and data.val_set is not None and len(data.val_set) < FEW:
             few = f"calibrated on {len(data.val_set):,} validation images only, too few to trust"
             say(f"notice: {few} a probability: {FEW} are enough")
-        say(f"best: {best.best_model_path} ({score})")
-        say(f"test: python -m fmnist test --ckpt_path {shlex.quote(best.best_model_path)}")
+        say(f"best: {best.best} ({score})")
+        say(f"test: python -m fmnist test --ckpt_path {shlex.quote(str(best.best))}")
 
 
 class _Opening(Callback):
@@ -117,7 +117,7 @@ def _sketch(network: Any) -> str:
 
 
 def _find_best(trainer: Trainer) -> RunCheckpoint | None:
-    """Returns the keeper of ``best.ckpt``; None if no checkpoints are wanted."""
+    """Returns the callback that saves ``best.ckpt``; None without checkpoints."""
     return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)), None)
 
 
@@ -125,7 +125,7 @@ def _train(start: Start, trainer: Trainer, model: ImageClassifier, data: Fashion
     """Calls the trainer, with the checkpoint as it was read; what a user can mend becomes one line."""
     path, files = str(start.path) if start.checkpoint else None, trainer.strategy.checkpoint_io
     if path and isinstance(files, AtomicCheckpointIO):
-        files.given[path] = lambda: keep_callback_states(start.checkpoint, trainer)
+        files.loaded = dict(start.checkpoint)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=path)
     except RuntimeError as error:

@@ -17,7 +17,7 @@ from fmnist.model.trained import FIRST_CONVERSION, TrainedModel
 from fmnist.model.typicality import TypicalityFitter
 from fmnist.seeds import global_seed, mix_seeds
 from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
-from fmnist.training.optimization import check_loss
+from fmnist.training.optimization import begin_epoch, check_loss
 
 
 class CalibratedModule(LightningModule):
@@ -63,6 +63,10 @@ class CalibratedModule(LightningModule):
             self.conversion = data.source.describe_conversion()
         if stage == "fit":
             self.use_pixel_statistics(*FashionMNIST.pixels)  # where no data module has said otherwise
+            if not self.training:
+                self.train()  # Lightning would train a network in the evaluation mode that a prediction has left
+        if self.dtype != torch.get_default_dtype() and self.trainer.precision in ("32-true", "16-mixed", "bf16-mixed"):
+            self.to(torch.get_default_dtype())  # from what the trainer before had converted it to
         self.trainer.precision_plugin.convert_module(self)  # before a checkpoint is loaded: 64 bits would be cut to 32
 
     def _check_classes(self, names: list[str], whose: str) -> None:
@@ -91,6 +95,7 @@ class CalibratedModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Makes the randomness of the epoch a function of seed, epoch and rank."""
+        begin_epoch(self.trainer)
         self.train_metrics.reset()
         torch.manual_seed(mix_seeds(self.seed, self.current_epoch, self.global_rank))
 

@@ -1,35 +1,33 @@
 """What a run of the command line leaves on disk: its folder, the best and the last checkpoint."""
 
 import io
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from fmnist.errors import PlaceError
 from fmnist.files import PARTS, atomic_path, write_whole
 from fmnist.plots import draw_curves
 from fmnist.runs import folder as runs
-from fmnist.runs.checkpoint import Checkpoint, read_saved
+from fmnist.runs.checkpoint import Checkpoint as SavedValues
+from fmnist.runs.checkpoint import read_saved
 from fmnist.runs.settings import SHARED_KEYS
 from fmnist.runs.tables import read_history
 from fmnist.training.history import History
 
 NO_NAME = "Unable to serialize instance "  # what jsonargparse puts before a text that stands for a function
-RECORDED = ("best_model_path", "kth_best_model_path", "last_model_path")  # paths in the state of a ModelCheckpoint
 
 
 @contextmanager
@@ -62,8 +60,8 @@ def run_folder(trainer: Trainer, config: str, continued: Path | None, name: str 
         start = LambdaCallback(on_train_start=lambda *_: _reopen(folder, config))
         trainer.callbacks.append(start)  # type: ignore[attr-defined]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, History | ModelCheckpoint) and not callback.dirpath:
-            callback.dirpath = str(folder / "checkpoints" if isinstance(callback, ModelCheckpoint) else folder)
+        if isinstance(callback, History | RunCheckpoint | ModelCheckpoint) and not callback.dirpath:
+            callback.dirpath = str(folder if isinstance(callback, History) else folder / "checkpoints")
     try:
         yield folder
         runs.mark_ended(folder)
@@ -112,49 +110,46 @@ def dump_settings(parser: LightningArgumentParser, config: Namespace) -> str:
     return str(parser.dump(shared, skip_none=False, skip_validation=True)).replace(NO_NAME, "")
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint with a fixed file name, saved at the end of an epoch.
+class RunCheckpoint(Checkpoint):
+    """Saves ``best.ckpt`` and ``last.ckpt`` at the end of each epoch.
 
-    Args:
-        filename: Name of the file, without its ending.
-        monitor: Metric of which the highest is kept, and of equals that with the lowest ``val/loss``. Until it is
-            known the last epoch is kept: a training always leaves something to test. None keeps the last epoch.
+    The best epoch has the highest ``val/acc`` and, of equals, the lowest ``val/loss``. Until one has been validated it
+    is the last epoch, so that every run leaves something to test. A ``ModelCheckpoint`` knows neither of the two.
     """
 
-    def __init__(self, filename: str, monitor: str | None = None) -> None:
-        options: dict[str, Any] = {"mode": "max", "enable_version_counter": False, "save_on_train_epoch_end": True}
-        super().__init__(filename=filename, monitor=monitor, **options)
-        self.best_loss = math.inf
+    def __init__(self) -> None:
+        self.dirpath: str | None = None
+        self.score: tuple[float, float] | None = None
+        """``val/acc`` and the negative ``val/loss`` of the best epoch."""
 
-    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Returns whether this epoch is better than the best so far; where none was validated it is saved here."""
-        if current is None and not self.best_k_models:
-            self.best_model_path = self.format_checkpoint_name({})
-            trainer.save_checkpoint(self.best_model_path, self.save_weights_only)
-        loss = trainer.callback_metrics.get("val/loss", torch.tensor(math.inf)).item()
-        better = super().check_monitor_top_k(trainer, current)
-        if better or (current is not None and current == self.best_model_score and loss < self.best_loss):
-            self.best_loss = loss
-            return True
-        return False
+    @property
+    def best(self) -> Path:
+        """The file of the best epoch."""
+        return Path(str(self.dirpath)) / "best.ckpt"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tells all processes the folder, which the first one has claimed."""
+        self.dirpath = trainer.strategy.broadcast(self.dirpath)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the epoch."""
+        if self.dirpath is None:  # fast_dev_run
+            return
+        metrics = trainer.callback_metrics
+        score = (metrics["val/acc"].item(), -metrics["val/loss"].item()) if "val/acc" in metrics else None
+        if self.score is None or (score is not None and score > self.score):
+            self.score = score
+            trainer.save_checkpoint(self.best)
+        trainer.save_checkpoint(self.best.with_name("last.ckpt"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state, for the checkpoint."""
-        return {**super().state_dict(), "best_loss": self.best_loss}
+        """Returns the score of the best epoch, for the checkpoint."""
+        return {"score": self.score}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads the state of a checkpoint."""
-        super().load_state_dict(state_dict)
-        self.best_loss = state_dict["best_loss"]
-
-
-def run_checkpoints() -> list[RunCheckpoint]:
-    """Returns what saves ``best.ckpt`` and ``last.ckpt``.
-
-    They are two, as ``save_last`` writes only when the best has improved
-    (https://github.com/Lightning-AI/pytorch-lightning/pull/21244).
-    """
-    return [RunCheckpoint("best", monitor="val/acc"), RunCheckpoint("last")]
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: SavedValues) -> None:
+        """Loads the score of the best epoch if its file is here: a checkpoint may be continued outside its run."""
+        saved = checkpoint["callbacks"].get(self.state_key, {})
+        self.score = saved.get("score") if trainer.strategy.broadcast(self.best.is_file()) else None
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -166,10 +161,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self.folders: set[Path] = set()
-        self.given: dict[str, Callable[[], Checkpoint]] = {}
-        """What to load instead of a file that has been read already, by the path of the file."""
+        self.loaded: SavedValues | None = None
+        """The content of the checkpoint to continue, which has been read already; it is given out once."""
 
-    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: SavedValues, path: str | Path, storage_options: Any = None) -> None:
         """Saves ``checkpoint`` as ``path``."""
         self.folders.add(Path(path).parent)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -177,12 +172,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         write_whole(Path(path), content.getvalue())  # a view of it could not be given back when writing fails
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> Checkpoint:
-        """Returns what was given for ``path``, else what the file holds, read as every checkpoint is."""
-        given = self.given.pop(str(path), None)
-        return given() if given else read_saved(Path(path))
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> SavedValues:
+        """Returns what has been loaded already, else what the file holds, read as every checkpoint is."""
+        loaded, self.loaded = self.loaded, None
+        return loaded or read_saved(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a file from a folder that checkpoints were saved in; nothing else, whatever a checkpoint names."""
@@ -190,48 +183,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             Path(path).unlink()
 
 
-def keep_callback_states(checkpoint: Checkpoint, trainer: Trainer) -> Checkpoint:
-    """Returns a checkpoint with the states of the trainer's callbacks only, and their files where they are now.
-
-    A ModelCheckpoint removes files by the paths in its state; the run may have been moved, or be somebody else's.
-
-    Args:
-        checkpoint: The content of a checkpoint.
-        trainer: Its callbacks have been set up, so they know their folders.
-    """
-    states: dict[str, Any] = checkpoint.get("callbacks") or {}
-    kept = {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if (state := states.get(callback.state_key)) is not None:
-            known = isinstance(callback, ModelCheckpoint)
-            kept[callback.state_key] = _relocate(state, str(callback.dirpath)) if known else state
-    return {**checkpoint, "callbacks": trainer.strategy.broadcast(kept)}  # the first process looks for the files
-
-
-def _relocate(state: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Moves the paths in the state of a ModelCheckpoint to its folder; those of missing files are dropped."""
-
-    def find(path: Any) -> str:
-        here = os.path.join(folder, Path(str(path)).name)  # noqa: PTH118 - as Lightning writes it
-        return here if os.path.isfile(here) else ""  # noqa: PTH113
-
-    moved = {**state, "dirpath": folder, **{name: find(state.get(name)) for name in RECORDED}}
-    models = {find(path): score for path, score in (state.get("best_k_models") or {}).items()}
-    moved["best_k_models"] = {path: score for path, score in models.items() if path}
-    return moved if moved["best_model_path"] else {**moved, "best_model_score": None}
-
-
 class RunLogger(TensorBoardLogger):
-    """A TensorBoardLogger without a ``hparams.yaml``: the run has its ``config.yaml``.
-
-    Args:
-        folder: The run's.
-        purge_step: Of a continued run, the steps that its checkpoint has seen: events of later ones are hidden.
-    """
-
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        logs, options = folder.parent, {"default_hp_metric": False, "purge_step": purge_step}
-        super().__init__(logs.parent, logs.name, folder.name, **options)  # type: ignore[arg-type]
+    """A TensorBoardLogger without ``hparams.yaml``: the run has its ``config.yaml``."""
 
     @rank_zero_only
     def save(self) -> None:

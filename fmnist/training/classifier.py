@@ -4,19 +4,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
 
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.errors import check
 from fmnist.model.mlp import check_pixels
 from fmnist.model.trained import NetworkFactory, build_network, calibrate, describe_network
 from fmnist.model.typicality import listen
+from fmnist.training.averaging import AveragingCheck
 from fmnist.training.calibration import CalibratedModule
-from fmnist.training.loss import Objective, balance
-from fmnist.training.optimization import Schedule, configure, describe_optimizer
+from fmnist.training.loss import balance, mixup
+from fmnist.training.optimization import ProgressLR, Schedule, describe_optimizer, make_optimizer
 from fmnist.training.precision import MatmulPrecision
 from fmnist.training.pretrained import Pretrained
 
@@ -80,7 +83,7 @@ class ImageClassifier(CalibratedModule):
         self.network = build_network(self.hparams, network)
         if pretrained:
             pretrained.copy_weights(self.network, self.hparams["class_names"])
-        self.objective = Objective(len(self.hparams["class_names"]), label_smoothing, mixup)
+        self.class_weights: Tensor | None = None  # float (C,); counted when the data is known
         self.optimizer = optimizer
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,10 +94,14 @@ class ImageClassifier(CalibratedModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        images, targets = self.objective.mix_batch(*batch)  # uint8 (B, 1, 28, 28), int64 (B,)
+        images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
+        targets = labels
+        if self.hparams["mixup"]:
+            shares = one_hot(labels, len(self.hparams["class_names"])).to(torch.get_default_dtype())
+            images, targets = mixup(images, shares, self.hparams["mixup"])
         logits = self(images)
-        loss = self.objective.loss(logits, targets)
-        self.train_metrics.note(logits, batch[1], loss)
+        loss = cross_entropy(logits, targets, self.class_weights, label_smoothing=self.hparams["label_smoothing"])
+        self.train_metrics.note(logits, labels, loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -113,21 +120,25 @@ class ImageClassifier(CalibratedModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""
+        optimizer = make_optimizer(self.optimizer, self.parameters())
         schedule = (self.hparams["lr_schedule"], self.hparams["warmup_ratio"])
-        steps = 0 if schedule == ("constant", 0) else self.trainer.estimated_stepping_batches  # which builds the loader
-        return configure(self.optimizer, self.parameters(), *schedule, steps)
+        if schedule == ("constant", 0):
+            return optimizer
+        scheduler = ProgressLR(optimizer, self.trainer, *schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Returns what sets the precision of products, if it is not the usual one."""
+        """Returns what every training has, also one that Python code starts."""
         precision = self.hparams["matmul_precision"]
-        return [] if precision == "highest" else [MatmulPrecision(precision)]
+        return [AveragingCheck()] if precision == "highest" else [AveragingCheck(), MatmulPrecision(precision)]
 
     def on_fit_start(self) -> None:
         """Weighs the classes, if that is asked for."""
+        self.class_weights = None
         if self.hparams["class_weights"] == "balanced":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             check(data is not None, "model.class_weights: the classes are counted in a data module: train with one")
-            self.objective.weights = balance(data.class_counts()).to(self.temperature)
+            self.class_weights = balance(data.class_counts()).to(self.temperature)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -1,45 +1,7 @@
-"""What is minimized: cross-entropy, with mixup, class weights and label smoothing."""
+"""What changes the cross-entropy of a training step: mixup and weights of the classes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-
-class Objective:
-    """The loss of a training step.
-
-    Args:
-        num_classes: Number of classes.
-        label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
-        mixup: Both parameters of the Beta distribution of ``mixup``; 0 for none.
-    """
-
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0, mixup: float = 0.0) -> None:
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
-        self.mixup = mixup
-        self.weights: Tensor | None = None  # of the classes, float (C,); known when the data is
-
-    def mix_batch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the images and targets of a step: labels, or probabilities where images are mixed.
-
-        Args:
-            images: uint8 (B, 1, 28, 28).
-            labels: int64 (B,).
-        """
-        if not self.mixup:
-            return images, labels
-        one_hot = F.one_hot(labels, self.num_classes).to(torch.get_default_dtype())
-        return mixup(images, one_hot, self.mixup)
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Returns the mean loss of a batch.
-
-        Args:
-            logits: float (B, num_classes).
-            targets: Labels, int64 (B,), or probabilities, float (B, num_classes).
-        """
-        return F.cross_entropy(logits, targets, self.weights, label_smoothing=self.label_smoothing)
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

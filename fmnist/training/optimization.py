@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fmnist.errors import UserError, check
@@ -18,51 +19,88 @@ Schedule = Literal["constant", "cosine", "linear"]
 DEFAULT: dict[str, Any] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
-def configure(
-    factory: OptimizerCallable | Mapping[str, Any] | None,
-    parameters: Iterable[nn.Parameter],
-    schedule: Schedule,
-    warmup_ratio: float,
-    total: float,
-) -> OptimizerLRScheduler:
-    """Makes the optimizer and its schedule; biases and norms are exempt from weight decay.
+def make_optimizer(
+    factory: OptimizerCallable | Mapping[str, Any] | None, parameters: Iterable[nn.Parameter]
+) -> Optimizer:
+    """Makes the optimizer; biases and norms are exempt from weight decay.
 
     Args:
         factory: Makes an optimizer of groups of parameters, or what ``describe_optimizer`` returned; SGD if None.
         parameters: What is trained.
-        schedule: Course of the learning rate after the warm-up.
-        warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
-        total: Optimization steps of the whole training.
     """
     every = list(parameters)
     weights, others = ([p for p in every if (p.ndim > 1) == decayed] for decayed in (True, False))
-    optimizer = _as_callable(factory)([{"params": weights}, {"params": others, "weight_decay": 0.0}])
-    if schedule == "constant" and not warmup_ratio:
-        return optimizer
-    factor = partial(learning_rate_factor, total=total, warmup_ratio=warmup_ratio, schedule=schedule)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+    return _as_callable(factory)([{"params": weights}, {"params": others, "weight_decay": 0.0}])
 
 
-def learning_rate_factor(step: int, total: float, warmup_ratio: float, schedule: Schedule) -> float:
+class ProgressLR(LambdaLR):
+    """Multiplies the learning rate by a function of the progress of the training, see ``count_steps``.
+
+    A ``LambdaLR`` alone counts steps, of which an epoch can have more or fewer when a run is continued.
+
+    Args:
+        optimizer: The optimizer.
+        trainer: It trains with the optimizer.
+        schedule: Course of the learning rate after the warm-up.
+        warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
+
+    Raises:
+        UserError: The training has no end.
+    """
+
+    def __init__(self, optimizer: Optimizer, trainer: Trainer, schedule: Schedule, warmup_ratio: float) -> None:
+        ends = 0 < trainer.estimated_stepping_batches < math.inf  # asking for it builds the loader
+        check(ends, "a learning rate schedule needs an end: set --trainer.max_epochs or max_steps")
+        super().__init__(optimizer, lambda _: learning_rate_factor(*count_steps(trainer), warmup_ratio, schedule))
+
+    def begin_epoch(self) -> None:
+        """Sets the learning rate of the first step, which a checkpoint has as it was planned before."""
+        for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = rate * factor(0)
+
+
+def begin_epoch(trainer: Trainer) -> None:
+    """Has every ``ProgressLR`` of a trainer set the learning rate of the first step of an epoch."""
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, ProgressLR):
+            config.scheduler.begin_epoch()
+
+
+def count_steps(trainer: Trainer) -> tuple[int, int]:
+    """Returns how many steps are done and how many there will be, as if all epochs had those of the running one.
+
+    Where ``max_steps`` ends the training, they are the trainer's own.
+    """
+    counts, batches = [], trainer.num_training_batches
+    if trainer.max_steps != -1:
+        counts.append((trainer.global_step, max(1, trainer.max_steps)))
+    if trainer.max_epochs not in (None, -1) and math.isfinite(batches):
+        running = trainer.fit_loop.epoch_loop.batch_progress.current
+        begun = running.ready if running.ready > running.completed else 0  # all are completed between two epochs
+        per_epoch, done = (math.ceil(number / trainer.accumulate_grad_batches) for number in (batches, begun))
+        counts.append((trainer.current_epoch * per_epoch + done, max(1, trainer.max_epochs) * per_epoch))
+    return max(counts, key=lambda count: (count[0] / count[1], -count[1]))
+
+
+def learning_rate_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule) -> float:
     """Returns what the learning rate is multiplied by.
 
     Args:
         step: Optimization steps done so far.
         total: Optimization steps of the whole training.
         warmup_ratio: Share of ``total`` in which the factor rises linearly to 1.
-        schedule: Course from there on: ``constant`` stays 1, the others fall to 0 at ``total``.
+        schedule: Course from there on: ``constant`` stays 1, the others fall to 0 at ``total``, and stay there.
     """
-    check(math.isfinite(total), "a learning rate schedule needs an end: set --trainer.max_epochs or max_steps")
     warmup = round(warmup_ratio * total)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, total - warmup)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     return 1 - progress if schedule == "linear" else 1.0
 
 
-def check_loss(loss: Tensor, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+def check_loss(loss: Tensor, epoch: int, optimizer: Optimizer) -> None:
     """Raises a ``UserError`` if the training loss of an epoch, counted from one, is not finite."""
     group = optimizer.param_groups[0]
     rate = group.get("initial_lr", group["lr"])
@@ -103,7 +141,7 @@ def _as_callable(optimizer: OptimizerCallable | Mapping[str, Any] | None) -> Opt
     described = optimizer or DEFAULT
     package, _, name = str(described["class_path"]).rpartition(".")
     made: Any = getattr(torch.optim, name, None) if f"{package}.".startswith("torch.optim.") else None
-    known = isinstance(made, type) and issubclass(made, torch.optim.Optimizer)
+    known = isinstance(made, type) and issubclass(made, Optimizer)
     check(
         known, f"model.optimizer is {described['class_path']}, which is not one of torch.optim: give the class itself"
     )

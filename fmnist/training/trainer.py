@@ -1,7 +1,5 @@
 """How Lightning's Trainer is set up for the command line."""
 
-import math
-import signal
 import sys
 from typing import Any
 
@@ -11,13 +9,13 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from fmnist.devices import find_device
 from fmnist.errors import check
-from fmnist.training.checkpoints import AtomicCheckpointIO, run_checkpoints
-from fmnist.training.history import History
+from fmnist.training.checkpoints import AtomicCheckpointIO, RunCheckpoint
+from fmnist.training.history import History, name_epoch
 
 
 def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callback]]:
@@ -31,11 +29,9 @@ def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callba
         Arguments that replace the settings, and callbacks that join theirs.
     """
     check(not config.barebones, "trainer.barebones would leave neither metrics nor a checkpoint: leave it out")
-    swa = any(isinstance(callback, StochasticWeightAveraging) for callback in _as_list(config.callbacks))
-    check(not swa, "StochasticWeightAveraging averages after the last checkpoint is saved: take EMAWeightAveraging")
-    callbacks: list[Callback] = [Interrupt(), AveragingCheck(), History()] if fits else []
+    callbacks: list[Callback] = [History()] if fits else []
     if fits and config.enable_checkpointing is not False:
-        callbacks += run_checkpoints()
+        callbacks.append(RunCheckpoint())
     arguments: dict[str, Any] = {} if fits else {"logger": False}  # an evaluation logs nothing
     plugins = arguments["plugins"] = _as_list(config.plugins)
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -76,59 +72,6 @@ def _as_list(value: Any) -> list[Any]:
     return [*value] if isinstance(value, list) else [] if value is None else [value]
 
 
-class Interrupt(Callback):
-    """Makes Ctrl-C stop training at the end of the step; a second one stops at once.
-
-    An exception raised in the middle of a library can get lost there: matplotlib swallows it while it measures
-    text, and training would go on.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replaces the handler of Ctrl-C."""
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._interrupt)
-
-    def _interrupt(self, *_: object) -> None:
-        self.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """Stops after Ctrl-C."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restores the handler of Ctrl-C."""
-        if signal.getsignal(signal.SIGINT) == self._interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restores the handler of Ctrl-C."""
-        self.teardown(trainer, pl_module, "fit")
-
-
-class AveragingCheck(Callback):
-    """Refuses averaging that never begins: the weights of the beginning would replace the trained ones."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at all steps and epochs there will be.
-
-        Raises:
-            UserError: None of them is averaged.
-        """
-        steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs or 0
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and math.isfinite(steps):
-                begins = any(callback.should_update(step_idx=step) for step in range(int(steps))) or any(
-                    callback.should_update(epoch_idx=epoch) for epoch in range(epochs)
-                )
-                name = type(callback).__name__
-                check(begins, f"{name} would never begin: the training has {steps} steps in {epochs} epochs")
-
-
 class EpochBar(TQDMProgressBar):
     """Lightning's progress bar of the running epoch, counted from one; what an epoch has brought is printed above."""
 
@@ -139,4 +82,4 @@ class EpochBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         """Shows which epoch begins."""
         super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        self.train_progress_bar.set_description(name_epoch(trainer.current_epoch + 1, trainer.max_epochs))
