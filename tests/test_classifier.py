@@ -310,6 +310,7 @@ def test_a_prediction_between_two_trainings_does_not_change_the_second(fit):
         assert torch.equal(tensor, models[1].state_dict()[name]), name
 
 
+@pytest.mark.filterwarnings("ignore:.*module.s. in eval mode at the start of training")
 def test_a_layer_that_is_frozen_by_its_mode_stays_so(fit):
     model = ImageClassifier(hidden_dims=[16], normalization="batch")
     norm = next(module for module in model.network if isinstance(module, torch.nn.BatchNorm1d))
@@ -323,11 +324,11 @@ def test_the_precision_is_that_of_the_trainer_of_each_training(fit):
     model = ImageClassifier(hidden_dims=[16])
     for precision, dtype in (("64-true", torch.float64), ("32-true", torch.float32), ("64-true", torch.float64)):
         fit(model, precision=precision)
-        assert model.network[1].weight.dtype == dtype
+        assert next(model.parameters()).dtype == dtype
         assert model.trainer.callback_metrics["val/acc"] > 0.5
-    weight = model.network[1].weight.clone()
+    weight = next(model.parameters()).clone()
     fit(model, precision="64-true", max_steps=0)
-    assert torch.equal(model.network[1].weight, weight), "64 bits were cut to 32 on the way"
+    assert torch.equal(next(model.parameters()), weight), "64 bits were cut to 32 on the way"
 
 
 @pytest.mark.parametrize("given", [{}, {"mean": 0.5, "std": 0.25}])

@@ -353,7 +353,7 @@ def test_a_moved_run_keeps_its_best_score(trained, cli, workplace):
     shutil.move("lightning_logs", "elsewhere")
     code, _, err = cli("fit", "--ckpt_path", "elsewhere/version_0/checkpoints/last.ckpt", "--trainer.max_epochs", 3)
     assert (code, err) == (0, "")
-    rows = list(csv.DictReader((workplace / "elsewhere/version_0/metrics.csv").open()))
+    rows = [*csv.DictReader((workplace / "elsewhere/version_0/metrics.csv").read_text().splitlines())]
     record = torch.load("elsewhere/version_0/checkpoints/last.ckpt", weights_only=True)["callbacks"]
     assert len(rows) == 3
     assert record["RunCheckpoint"]["score"][0] == pytest.approx(max(float(row["val/acc"]) for row in rows))

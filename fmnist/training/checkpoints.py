@@ -139,8 +139,8 @@ class RunCheckpoint(Checkpoint):
         score = (metrics["val/acc"].item(), -metrics["val/loss"].item()) if "val/acc" in metrics else None
         if self.score is None or (score is not None and score > self.score):
             self.score = score
-            trainer.save_checkpoint(self.best)
-        trainer.save_checkpoint(self.best.with_name("last.ckpt"))
+            trainer.save_checkpoint(self.best, weights_only=False)
+        trainer.save_checkpoint(self.best.with_name("last.ckpt"), weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the score of the best epoch, for the checkpoint."""
