@@ -68,8 +68,8 @@ def fit(
     with claim_run_folder(trainer, config, continued, settings.name) as run:
         if run and settings.trainer.logger in (True, None):
             purge = start.checkpoint.get("global_step", 0) if continued else None  # hides events of later steps
-            options = {"default_hp_metric": False, "purge_step": purge}
-            trainer.loggers = [RunLogger(run.parent.parent, run.parent.name, run.name, **options)]
+            logs = (run.parent.parent, run.parent.name, run.name)
+            trainer.loggers = [RunLogger(*logs, default_hp_metric=False, purge_step=purge)]
         _train(start, trainer, model, data)
         check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
     best = _find_best(trainer)
