@@ -4,7 +4,7 @@
 
 Everything trains 784-512-512-10 with plain SGD on the 60,000 images, in one process, an epoch of
 each in turn after a short one to warm up; medians are compared. Only the ratios are claims; run it
-on an otherwise idle machine. Without Keras, JAX and scikit-learn (`pip install fmnist[bench]`)
+on an otherwise idle machine. Without Keras, JAX and scikit-learn (`pip install --group bench`)
 their rows are left out. The rows:
 
 floor            plain PyTorch over uint8 tensors in memory, one index operation a batch, no logging

@@ -9,7 +9,7 @@ take turns, seed by seed. "ours" is `configs/mlp.yaml` with fewer epochs. "usual
 tutorials write: Adam with its default learning rate, the peer's default batch size, or 64. "plain
 settings" are SGD with Nesterov momentum 0.9, learning rate 0.1, batch 128, weight decay 3e-4, label
 smoothing 0.1 and a cosine with a warm-up of 5 %, as far as the peer has them: scikit-learn has neither
-the smoothing nor the schedule. Peers that are not installed (`pip install fmnist[bench]`) are left out.
+the smoothing nor the schedule. Peers that are not installed (`pip install --group bench`) are left out.
 
 A second table shows the start: processes up to their first training step, beside bare imports.
 """

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_scripts_of_the_readme_exist():
 def test_ci_types_the_command_of_the_readme():
     commands = re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE)
     assert len(commands) == 1
-    assert "-r requirements.lock" in commands[0]
+    assert "-r requirements.txt" in commands[0]
     assert "'^python3 -m venv .*pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
 
 
@@ -150,11 +151,19 @@ def test_tree_of_the_readme_lists_every_module():
 
 
 def test_lock_file_has_hashes_and_no_addresses():
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements.txt").read_text()
     assert "://" not in lock
     assert "lightning==2.6.6" in lock
-    packages = re.findall(r"^[a-z][\w.-]*==\S+ \\\n    --hash=sha256:", lock, re.MULTILINE)
-    assert len(packages) == len(re.findall(r"==", lock))
+    packages = re.findall(r"^([a-z][\w.-]*)==\S+(?: ; .*)? \\\n    --hash=sha256:", lock, re.MULTILINE)
+    assert len(packages) == len({*packages}) == len(re.findall(r"^\S+==", lock, re.MULTILINE))
+    assert len(lock) < 500_000, "Dependabot reads no larger one"
+
+
+def test_the_group_of_developers_needs_no_index_for_this_package():
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    wanted = [line for group in groups.values() for line in group if isinstance(line, str)]
+    assert len(wanted) > 5
+    assert not [line for line in wanted if line.startswith("fmnist")]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
