@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.datasets import FashionMNIST
 
 from fmnist.data.sources import download
 from fmnist.data.sources.download import VerifiedFashionMNIST
@@ -80,30 +81,30 @@ def test_reads_what_the_files_hold(small_data, root):
     assert train.targets.bincount().tolist() == [60] * 10
 
 
-def test_is_torchvisions_dataset_otherwise(small_data, root):
-    image, label = VerifiedFashionMNIST(root)[3]
-    assert image.size == (28, 28)
-    assert label == VerifiedFashionMNIST(root).targets[3]
-    assert Path(VerifiedFashionMNIST(root).raw_folder) == root / "FashionMNIST" / "raw"
+def test_names_and_folders_are_those_of_torchvision(small_data, root):
+    original = FashionMNIST(VerifiedFashionMNIST(root).raw_folder.parents[1], download=False)
+    assert original.classes == VerifiedFashionMNIST.classes
+    assert original.mirrors == VerifiedFashionMNIST.mirrors[1:]
+    assert torch.equal(original.data, VerifiedFashionMNIST(root).data)
 
 
 def test_finds_files_put_there_by_hand(no_system_copy, root):
     shutil.copytree(no_system_copy, root / "FashionMNIST" / "raw")
-    assert len(VerifiedFashionMNIST(root, download=False)) == 600
+    assert len(VerifiedFashionMNIST(root, download=False).data) == 600
 
 
 def test_downloads_from_the_first_mirror_that_works(serve, root, monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     behaviours = ("missing", "wrong", "truncated", "silent", "slow", "good")
     monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", ["http://127.0.0.1:9/", *map(serve, behaviours)])
-    assert len(VerifiedFashionMNIST(root)) == 600
-    assert sorted(path.name for path in Path(VerifiedFashionMNIST(root).raw_folder).iterdir()) == sorted(
+    assert len(VerifiedFashionMNIST(root).data) == 600
+    assert sorted(path.name for path in VerifiedFashionMNIST(root).raw_folder.iterdir()) == sorted(
         VerifiedFashionMNIST.files
     )
 
 
 def test_final_error_lists_what_was_tried(serve, root, monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
     mirrors = [*map(serve, ("missing", "wrong", "truncated", "silent", "slow"))]
     monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", mirrors)
     with pytest.raises(UserError) as error:
@@ -118,7 +119,7 @@ def test_download_false_stays_off_the_network(no_system_copy, root, monkeypatch)
     def refuse(*args):
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(download, "_open", refuse)
+    monkeypatch.setattr(download, "_download", refuse)
     monkeypatch.setattr(download, "_read_package", refuse)
     monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(UserError, match="download: false"):
@@ -127,7 +128,7 @@ def test_download_false_stays_off_the_network(no_system_copy, root, monkeypatch)
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"x" * (16 + 600 * 784 + 1), b"x" * (16 + 600 * 784)])
 def test_damaged_file_is_replaced(small_data, root, damage):
-    raw = Path(VerifiedFashionMNIST(root).raw_folder)
+    raw = VerifiedFashionMNIST(root).raw_folder
     good = (raw / IMAGES).read_bytes()
     (raw / IMAGES).write_bytes(damage)
     VerifiedFashionMNIST(root)
@@ -135,7 +136,7 @@ def test_damaged_file_is_replaced(small_data, root, damage):
 
 
 def test_damaged_file_is_named_when_nothing_can_replace_it(small_data, root, monkeypatch, tmp_path):
-    raw = Path(VerifiedFashionMNIST(root).raw_folder)
+    raw = VerifiedFashionMNIST(root).raw_folder
     monkeypatch.setenv("FMNIST_DATA", str(tmp_path / "nowhere"))
     for content, reason in ((b"short", "5 bytes instead of 470416"), (b"x" * 470416, "damaged")):
         (raw / IMAGES).write_bytes(content)
@@ -145,7 +146,7 @@ def test_damaged_file_is_named_when_nothing_can_replace_it(small_data, root, mon
 
 
 def test_complete_folder_is_not_written_to(small_data, root):
-    raw = Path(VerifiedFashionMNIST(root).raw_folder)
+    raw = VerifiedFashionMNIST(root).raw_folder
     before = {path.name: path.stat().st_mtime_ns for path in [raw, *raw.iterdir()]}
     raw.chmod(0o555)
     try:
@@ -162,9 +163,15 @@ def test_gzip_bomb_is_not_unpacked(small_data, root):
         VerifiedFashionMNIST(root, download=False)
 
 
+def test_a_folder_that_is_read_only_needs_no_copy(small_data, root, monkeypatch, tmp_path):
+    root.touch()  # nobody can make a folder in it, not even root
+    assert len(VerifiedFashionMNIST(root).data) == 600
+    assert root.is_file()
+
+
 @pytest.mark.network
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="needs Debian's or Ubuntu's package manager")
 def test_package_of_the_operating_system(root, monkeypatch):
     monkeypatch.setenv("FMNIST_DATA", "/nowhere")
     monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", [])
-    assert len(VerifiedFashionMNIST(root)) == 60_000
+    assert len(VerifiedFashionMNIST(root).data) == 60_000
