@@ -17,7 +17,7 @@ _PUBLIC = {
     "ImageFolder": "data.sources.folder",
     "CSV": "data.sources.table",
     "Parquet": "data.sources.parquet",
-    "TorchVision": "data.sources.mnist",
+    "TorchVision": "data.sources.torchvision",
     "History": "training.history",
     "report": "training.notebook",
     "load": "inference.predictor",

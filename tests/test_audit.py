@@ -48,21 +48,19 @@ def test_folds_share_all_images_and_keep_the_classes(workplace):
     assert not torch.equal(folds_of(FashionMNIST(), 5, split_seed=1)[1].held_out, made[1].held_out)
 
 
-@pytest.mark.parametrize("split_by", ["content", "order"])
-def test_equal_pictures_stay_in_one_fold(small_data, tmp_path, split_by):
+def test_equal_pictures_stay_in_one_fold(small_data, tmp_path):
     images, labels = FashionMNIST(str(tmp_path)).load(train=True)
     for number in range(120):
         for copy in "ab"[: 1 + (number < 20)]:
             path = tmp_path / "photos" / f"{labels[number] % 3}" / f"{copy}{number:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images[number, 0].numpy()).save(path)
-    made = folds_of(ImageFolder(str(tmp_path / "photos"), test_size=0, split_by=split_by), 4)
+    made = folds_of(ImageFolder(str(tmp_path / "photos"), test_size=0), 4)
     assert torch.equal(torch.cat([data.held_out for data in made]).sort().values, torch.arange(140))
     assert max(len(data.val_set) for data in made) <= 35 + 5
     for data in made:
         seen = {image.numpy().tobytes() for image in data.train_set.images}
         assert not [image for image in data.val_set.images if image.numpy().tobytes() in seen]
-    assert (made[0].val_set.digests is None) == (split_by == "order")
 
 
 def test_folds_do_not_depend_on_the_order_of_the_images():

@@ -38,6 +38,34 @@ def test_an_epoch_has_every_image_once_in_a_new_order(make):
     assert len(torch.unique(torch.cat([first, second]).flatten(1), dim=0)) == 500
 
 
+@pytest.mark.parametrize(
+    ("train", "batch_size", "sizes"), [(65, 64, [65]), (9, 4, [4, 5]), (8, 4, [4, 4]), (3, 1, [1] * 3)]
+)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_last_batch_of_one_joins_the_batch_before(make, train, batch_size, sizes, num_workers):
+    if num_workers and batch_size != 4:
+        return
+    loader = make(val_size=600 - train, batch_size=batch_size, num_workers=num_workers).train_dataloader()
+    for _ in range(2):
+        batches = [*loader]
+        assert [len(labels) for _, labels in batches] == sizes
+        assert [len(images) for images, _ in batches] == sizes
+        assert len(loader) == len(sizes)
+        assert len(torch.unique(torch.cat([images for images, _ in batches]).flatten(1), dim=0)) == train
+
+
+def test_batches_of_one_are_refused_where_they_cannot_be_trained_on(workplace, cli):
+    words = ("fit", "--data.val_size=535", "--trainer.max_epochs=1", "--model.hidden_dims=[8]", "--data.batch_size")
+    code, _, err = cli(*words, 1, "--model.normalization=batch")
+    assert code == 2
+    assert "data.batch_size 1: this network cannot be trained on single images (Expected more than 1 value" in err
+    assert err.count("\n") == 1
+    assert cli(*words, 1)[0] == 0
+    code, out, err = cli(*words, 64, "--model.normalization=batch")
+    assert (code, err) == (0, "")
+    assert "65 training" in out
+
+
 def test_workers_give_the_same_batches(make):
     alone, helped = (make(num_workers=n).train_dataloader() for n in (0, 1))
     for (images, labels), (same_images, same_labels) in zip(alone, helped, strict=True):

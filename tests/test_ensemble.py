@@ -234,12 +234,12 @@ def test_a_folder_of_runs_means_them_all(place, cli):
 
 def test_members_that_do_not_fit_are_refused_by_name(place, cli):
     saved = torch.load(best("version_1"), weights_only=True)
-    torch.save({**saved, "conversion": {"name": "photo", "transform": None}}, "other.ckpt")
+    torch.save({**saved, "conversion": {"name": "resize", "transform": None}}, "other.ckpt")
     shutil.copy(best("version_0"), "twin.ckpt")
     for other, message in {
         best("version_2"): "its split of the data is ",
         best("version_3"): "its classes are Top, Trouser, Pullover",
-        "other.ckpt": "its pictures were converted by photo, not photo-2",
+        "other.ckpt": "its pictures were converted by resize, not distance",
         "twin.ckpt": "are the same checkpoint",
         "nope.ckpt": "there is no such file",
     }.items():

@@ -183,7 +183,7 @@ HARMS = {
     # what is of another kind than everybody expects
     "a conversion that is a number": lambda: saved(conversion=5),
     "a conversion without a name": lambda: saved(conversion={"a": 1}),
-    "a transform that is a number": lambda: saved(conversion={"name": "photo", "transform": 5}),
+    "a transform that is a number": lambda: saved(conversion={"name": "distance", "transform": 5}),
     "a record of the data that is a list": lambda: saved(**{DATA: []}),
     "a record of the data that is missing": lambda: saved(**{DATA: None}),
     "images trained on that are floats": lambda: saved(**{DATA: {"trained_on": torch.zeros(3)}}),

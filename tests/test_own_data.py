@@ -351,7 +351,7 @@ MISTAKES = {
     ),
     "parquet label": (
         lambda path: parquet(path, {"image": [ONE], "label": [2]}, NAMES),
-        "there is no class 2: the labels are 0 to 1",
+        "there is no class '2': the labels are 0 to 1",
     ),
     "test size": (lambda path: ImageFolder(str(path), test_size=-1), "test_size is -1"),
     "all test": (

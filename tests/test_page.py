@@ -182,7 +182,7 @@ def test_names_of_classes_are_text(place):
 def test_what_the_page_cannot_do_is_refused(place, cli, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     model = predictor(place)
-    model.description = {"name": "photo-2", "transform": "mine.Turn"}
+    model.description = {"name": "distance", "transform": "mine.Turn"}
     with pytest.raises(Exception, match=r"by the transform mine.Turn: give --output FILE.onnx"):
         to_page(model, "")
     model = predictor(place)

@@ -84,6 +84,16 @@ def test_folders_files_and_patterns(here, tmp_path):
     assert find_pictures([str(tmp_path / "**" / "*.*")]) == sorted([*names, str(tmp_path / "b/notes.txt")])
 
 
+def test_a_folder_that_exists_is_no_pattern(tmp_path):
+    for folder in ("a [b]", "a b"):
+        (tmp_path / folder / "c").mkdir(parents=True)
+        (tmp_path / folder / "c/1.png").touch()
+    inside = [str(tmp_path / "a [b]/c/1.png")]
+    for pattern in ("a [b]", "a [b]/c/*", "a [b]/*/1.png", "a [b]/**/*.png"):
+        assert find_pictures([str(tmp_path / pattern)]) == inside
+    assert find_pictures([str(tmp_path / "a[ x]b/c/*")]) == [str(tmp_path / "a b/c/1.png")]
+
+
 def test_patterns_do_not_go_in_circles(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.png").touch()

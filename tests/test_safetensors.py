@@ -99,7 +99,7 @@ def test_members_of_an_ensemble_say_the_same(workplace, cli):
 
 def test_what_is_said_of_the_data_is_kept(tmp_path):
     said = {"split": "abc", "trained_on": torch.arange(5), "validated_on": torch.zeros(0), "source": {"name": "é"}}
-    content = {**CHECKPOINT, "FashionMNISTDataModule": said, "conversion": {"name": "photo", "transform": None}}
+    content = {**CHECKPOINT, "FashionMNISTDataModule": said, "conversion": {"name": "resize", "transform": None}}
     torch.save(content, tmp_path / "any.ckpt")
     before = read_checkpoint(tmp_path / "any.ckpt")
     (tmp_path / "any.safetensors").write_bytes(pack(before))

@@ -19,7 +19,7 @@ from torchvision.transforms import ToTensor
 
 from fmnist import CSV, FashionMNISTDataModule, ImageFolder, Parquet, UserError
 from fmnist.data.read import read_picture
-from fmnist.data.split import split_by_content
+from fmnist.data.split import hold_out, split_by_content
 
 
 def draw(path, seed, shade=200):
@@ -160,6 +160,8 @@ TABLES = {
     "more columns": ("id,file,label,price\n", "1,{},{},2.50\n", "utf-8"),
     "no header": ("", "{},{}\n", "utf-8"),
     "carriage returns": ("file,label\r", "{},{}\r", "utf-8"),
+    "blanks": ("", "{}  {}\n", "utf-8"),
+    "names in another form": ("file,label\n", "{},{}\n", "decomposed"),
 }
 
 
@@ -167,10 +169,55 @@ TABLES = {
 def test_tables_as_spreadsheets_write_them(folder, tmp_path, table):
     head, row, encoding = TABLES[table]
     rows = [(f"bags/{n}.png", "Schürze") for n in range(20)] + [(f"shoes/{n}.png", "shoe") for n in range(20, 40)]
-    (tmp_path / "t.csv").write_bytes((head + "".join(row.format(*pair) for pair in rows)).encode(encoding))
+    text = head + "".join(row.format(*pair) for pair in rows)
+    if encoding == "decomposed":
+        text, encoding = unicodedata.normalize("NFD", text), "utf-8"
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
     source = CSV(str(tmp_path / "t.csv"), str(folder), test_size=0)
     assert source.class_names == ["Schürze", "shoe"]
     assert source.load(True)[1].tolist() == [0] * 20 + [1] * 20
+
+
+def test_line_separators_of_unicode_end_no_row(folder, tmp_path):
+    rows = "".join(f'bags/{n}.png,"a\u2028b\x85\x0c"\n' for n in range(10)) + "bags/10.png,c\n"
+    (tmp_path / "t.csv").write_text(rows, encoding="utf-8")
+    source = CSV(str(tmp_path / "t.csv"), str(folder), test_size=0)
+    assert source.load(True)[1].tolist() == [0] * 10 + [1]
+    assert source.class_names == ["a\u2028b", "c"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_compared_in_one_form_of_unicode(tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    for number, name in enumerate(("é", "ü")):
+        fill(tmp_path / unicodedata.normalize(form, name), 4, start=10 * number)
+    files = [f"{name}/{number}.png" for name, start in (("é", 0), ("ü", 10)) for number in range(start, start + 4)]
+    rows = "".join(f"{file},{file[0]}\n" for file in files)
+    (tmp_path / "t.csv").write_text(unicodedata.normalize(other, "Fotó,Größe\n" + rows), encoding="utf-8")
+    columns = {key: unicodedata.normalize(form, name) for key, name in (("file", "Fotó"), ("label", "Größe"))}
+    named = {f"{key}_column": name for key, name in columns.items()}
+    names = [unicodedata.normalize(form, name) for name in "éü"]
+    source = CSV(str(tmp_path / "t.csv"), str(tmp_path), label_names=names, test_size=0, **named)
+    assert source.load(True)[1].tolist() == [0] * 4 + [1] * 4
+    assert source.class_names == ["é", "ü"]
+    data = FashionMNISTDataModule(source, class_map={unicodedata.normalize(other, "é"): "x"})
+    assert data.class_names == ["x", "ü"]
+    assert ImageFolder(str(tmp_path)).class_names == ["é", "ü"]
+
+
+def test_labels_that_lie_beside_the_pictures_are_named(tmp_path):
+    for part in ("train", "test"):
+        fill(tmp_path / "hub" / part, 3)
+    (tmp_path / "hub/train/metadata.jsonl").write_text('{"file_name": "0.png", "label": "a"}\n' * 3)
+    give = "--data.source CSV --data.source.annotations_file .*metadata.jsonl --data.source.img_dir .*hub/train$"
+    with pytest.raises(UserError, match=give):
+        ImageFolder(str(tmp_path / "hub")).prepare()
+    with pytest.raises(UserError, match=r"metadata\.jsonl is JSON: write it as a table of files and labels"):
+        CSV(str(tmp_path / "hub/train/metadata.jsonl"), str(tmp_path / "hub/train")).prepare()
+    fill(tmp_path / "parts/valid/bags", 3)
+    fill(tmp_path / "parts/test/bags", 3)
+    with pytest.raises(UserError, match="has no training part: call one of its folders train"):
+        ImageFolder(str(tmp_path / "parts")).prepare()
 
 
 def test_columns_that_nobody_can_guess_are_asked_for(folder, tmp_path):
@@ -212,6 +259,51 @@ def test_parts_of_parquet_in_any_case(tmp_path, folder):
     source = Parquet(str(tmp_path))
     assert [len(part[1]) for part in (source.load(True), source.load(False), source.load_val())] == [20, 4, 6]
     assert source.paths(False)[3] == f"{tmp_path / 'TEST.parquet'} row 4"
+
+
+def write_parquet(path, count, start=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = []
+    for number in range(start, start + count):
+        file = io.BytesIO()
+        Image.new("L", (28, 28), number + 1).save(file, "PNG")
+        contents.append(file.getvalue())
+    pq.write_table(pa.table({"image": contents, "label": [number % 2 for number in range(count)]}), path)
+
+
+LAYOUTS = {
+    "the data set's own": ("fashion_mnist/{part}-00000-of-00001.parquet", ""),
+    "converted by the Hub": ("default/{part}/0000.parquet", ""),
+    "folders of parts": ("{part}/part-0.parquet", ""),
+    "data": ("data/{part}-00000-of-00001.parquet", ""),
+    "the folder itself": ("x/{part}.parquet", "x"),
+    "another word": ("mnist-{part}.parquet", ""),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_the_hub(tmp_path, layout):
+    place, folder = LAYOUTS[layout]
+    for number, (part, count) in enumerate((("train", 12), ("test", 6), ("validation", 4))):
+        write_parquet(tmp_path / place.format(part=part), count, start=20 * number)
+    source = Parquet(str(tmp_path / folder))
+    assert [len(part[1]) for part in (source.load(True), source.load(False), source.load_val())] == [12, 6, 4]
+
+
+def test_one_data_set_of_several_is_named(tmp_path, capsys):
+    for name in ("a [1]", "b"):
+        write_parquet(tmp_path / name / "train-0.parquet", 10)
+        write_parquet(tmp_path / name / "test-0.parquet", 4, start=20)
+    with pytest.raises(UserError, match=r"holds several data sets: give one of .*a \[1\], .*b"):
+        Parquet(str(tmp_path)).load(True)
+    for pattern in ("a [1]/train*.parquet", "a [1]/**/train*", "*/train-0.parquet", "**/train*.parquet"):
+        source = Parquet(str(tmp_path / pattern), test_size=0)
+        assert len(source.load(True)[1]) == (20 if pattern.startswith("*") else 10)
+    capsys.readouterr()
+    Parquet(str(tmp_path / "b/train-0.parquet")).prepare()
+    assert (
+        f"notice: {tmp_path / 'b'} has a test part as well: give this folder to test on it" in capsys.readouterr().err
+    )
 
 
 def chunk(kind, content):
@@ -289,10 +381,83 @@ def test_more_pictures_leave_each_where_it_was(folder):
 
 def test_sizes_are_met_approximately():
     digests, labels = torch.arange(5000) * 7919, torch.arange(5000) % 10
-    stay, taken = split_by_content(digests, labels, 0.2, seed=0)
+    stay, taken = split_by_content(digests, labels, 0.2, "a")
     assert 900 < len(taken) < 1100
     assert sorted([*stay.tolist(), *taken.tolist()]) == [*range(5000)]
-    assert not torch.equal(taken, split_by_content(digests, labels, 0.2, seed=1)[1])
+    assert not torch.equal(taken, split_by_content(digests, labels, 0.2, "b")[1])
+
+
+def spread(count):
+    """Digests without a pattern."""
+    return torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(count))
+
+
+@pytest.mark.parametrize("test_size", [0.1, 0.2, 0.5, 90])
+@pytest.mark.parametrize("part", [0.1, 0.2, 0.3, 0.5, 100, "1/5", "2/4"])
+@pytest.mark.parametrize("split_seed", [0, 1, 7])
+def test_sizes_are_those_of_independent_draws(test_size, part, split_seed):
+    """A part is cut off by a hash of its own, so what the other cut has taken plays no role."""
+    count, images = 900, torch.zeros(0)
+    labels, digests = torch.arange(count) % 3, spread(count)
+    source = ImageFolder("photos", test_size=test_size)
+    rest, test = source._split(labels, digests)
+    _, val = hold_out(images, labels[rest], digests[rest], True, part, split_seed)
+    share = test_size if test_size < 1 else test_size / count
+    assert abs(len(test) - share * count) < 3 * (count * share * (1 - share)) ** 0.5
+    if isinstance(part, str):
+        assert abs(len(val) - len(rest) / int(part[-1])) < 1
+        return
+    share = part if part < 1 else part / len(rest)
+    assert abs(len(val) - share * len(rest)) < 3 * (len(rest) * share * (1 - share)) ** 0.5
+    assert labels[rest][val].bincount(minlength=3).min() >= 1
+
+
+def test_copies_of_a_picture_stay_together_whatever_their_labels():
+    for number in range(100):
+        own, twins = spread(20 + number), spread(3 + number)[:3]
+        digests = torch.cat([own[:10], twins, own[10:20], twins])
+        labels = torch.tensor([0] * 13 + [1] * 13)
+        for by_content in (True, False):
+            train, val = hold_out(torch.zeros(0), labels, digests, by_content, 0.3, number)
+            assert len(train) + len(val) == 26
+            assert not torch.isin(digests[val], digests[train]).any()
+            assert [labels[part].unique().tolist() for part in (train, val)] == [[0, 1]] * 2
+
+
+def test_classes_of_one_picture_are_trained_on(tmp_path):
+    for number in range(12):
+        fill(tmp_path / f"{number}", 1, start=number)
+    data = FashionMNISTDataModule(ImageFolder(str(tmp_path), test_size=0), val_size=0.1)
+    with pytest.raises(
+        UserError, match=r"val_size 0\.1 of 12 images leaves none .*each class has one image.*or 0 for none"
+    ):
+        data.setup("fit")
+    with pytest.raises(UserError, match=r"test_size 0\.2 of 12 pictures leaves none to test on: give a test part"):
+        ImageFolder(str(tmp_path)).load(False)
+    fill(tmp_path / "0", 2, start=20)
+    data.source = ImageFolder(str(tmp_path), test_size=0)
+    data.setup("fit")
+    assert data.val_set.labels.tolist() == [0]
+
+
+def test_pictures_of_two_labels_and_small_validation_parts_are_named(folder, tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "bags/0.png", folder / "shoes/copy.png")
+    words = (
+        "--data.source=ImageFolder",
+        f"--data.source.folder={folder}",
+        "--data.val_size=0.1",
+        "--data.batch_size=4",
+    )
+    code, out, err = cli("prepare", *words)
+    assert (code, err) == (0, "")
+    assert f"warning: 1 pictures have two labels: {folder}/bags/0.png (bags), {folder}/shoes/copy.png (shoes)" in out
+    assert "warning: few validation images of some classes (bags " in out
+    _, out, _ = cli("fit", *words, "--trainer.max_epochs=1", "--model.hidden_dims=[8]")
+    assert "warning: few validation images of some classes (bags " in out
+    assert "trained on" not in cli("test")[1]
+    _, out, _ = cli("prepare", *words, '--data.class_map={"bags": "x", "shoes": "x"}', "--data.val_size=0.5")
+    assert "warning" not in out
 
 
 def test_images_that_were_trained_on_are_counted(folder, tmp_path, monkeypatch, cli):
@@ -306,8 +471,6 @@ def test_images_that_were_trained_on_are_counted(folder, tmp_path, monkeypatch, 
     assert cli("fit", *words, "--model.hidden_dims=[8]", "--data.batch_size=8")[0] == 0
     _, out, _ = cli("test")
     assert "trained on" not in out
-    _, out, _ = cli("test", "--data.source.split_by=order")
-    assert "trained on" not in out, "by order nobody can tell"
     _, out, _ = cli("test", "--data.source.test_size=0.9")
     assert "images were trained on: the figures are too good" in out
     _, out, _ = cli("validate", "--data.split_seed=1")

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from fmnist.cli.classes import list_classes, start_anew
 from fmnist.cli.mistakes import explain
 from fmnist.cli.plain import CHECKPOINT, TAKE_SEVERAL, nearest, suggest
-from fmnist.data.sources import folder, mnist, parquet, table  # noqa: F401 - their classes can be typed by name
+from fmnist.data.sources import folder, parquet, table, torchvision  # noqa: F401 - their classes can be typed by name
 from fmnist.errors import UserError
 
 # What --help shows of the trainer's fifty flags

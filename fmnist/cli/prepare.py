@@ -11,11 +11,13 @@ from fmnist.cli.parser import DEFAULT_SOURCE, Parser
 from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import scan
 from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.data.problems import find_small_classes, find_two_labels
 from fmnist.files import atomic_path, expand
 from fmnist.plots import draw_samples
 from fmnist.runs.settings import SHARED_KEYS
 
 EXAMPLE = "fmnist prepare --show samples.png"
+SHOWN = 10  # pictures with two labels
 
 
 def run(description: str, argv: list[str]) -> None:
@@ -59,6 +61,11 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     train = torch.cat([data.train_set.images, data.val_set.images])
     within_train, within_test, across = count_duplicates(train, data.test_set.images)
     print(f"exact duplicates: {within_train} within train, {within_test} within test, {across} across the two")
+    for line in find_small_classes(data.val_set.labels, data.class_names) if data.is_validated else []:
+        say(line)
+    if several := find_two_labels(data.source, data.class_map):
+        more = f"; and {len(several) - SHOWN:,} more" if len(several) > SHOWN else ""
+        say(f"warning: {len(several):,} pictures have two labels: {'; '.join(several[:SHOWN])}{more}")
     if show:
         picture = expand(show)
         picture.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Labelled images as Lightning wants them: prepared, split, in batches, augmented."""
+"""The data module: images prepared, split, put into batches and augmented."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fmnist.data.augment import random_flip, random_shift
-from fmnist.data.images import Batch, Images, make_loader
-from fmnist.data.leakage import find_leakage
+from fmnist.data.images import Batch, Images, check_single_images, make_loader
+from fmnist.data.problems import find_problems
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.saved import describe_data
 from fmnist.data.sources.fashion_mnist import FashionMNIST
-from fmnist.data.sources.source import Source
-from fmnist.data.split import check_fold, digest_split, hold_out
+from fmnist.data.sources.source import Source, clean_name
+from fmnist.data.split import digest_split, hold_out, read_fold
 from fmnist.errors import check, of_place
 from fmnist.seeds import global_seed
 
@@ -29,11 +29,11 @@ class FashionMNISTDataModule(LightningDataModule):
     Args:
         source: Where the images come from; see ``--data.source.help CLASS`` for its settings.
         val_size: Training images held out for validation: a number, or a share below 1; 0 for none.
-            Equally many in a hundred of every class are taken.
-        batch_size: Images in a batch, across all devices.
+            Stratified: the same share of every class.
+        batch_size: Images in a batch, across all devices; a last batch of one joins the batch before it.
         flip: Mirror training images left to right with probability 1/2.
         shift: Move training images by up to this many pixels along each axis.
-        num_workers: Processes that put batches together; 0 is the fastest for images in memory.
+        num_workers: Worker processes for data loading; 0 is fastest, since all images are in memory.
         split_seed: Seed of the choice of validation images, independent of the training seed.
         class_map: New names for classes; classes that get the same name become one.
         fold: Fold to validate on, such as 2/5 for the second of five; it replaces ``val_size``.
@@ -59,7 +59,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.shift = shift
         self.num_workers = num_workers
         self.split_seed = split_seed
-        self.class_map = class_map or {}
+        self.class_map = {clean_name(old): clean_name(new) for old, new in (class_map or {}).items()}
         self.fold = fold
         self.seed = 0
         self.epoch = 0
@@ -71,7 +71,8 @@ class FashionMNISTDataModule(LightningDataModule):
         for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
             value = getattr(self, name)
             check(value >= least, f"data.{name} is {value}: it must be at least {least}")
-        check_fold(fold)
+        if fold is not None:
+            read_fold(fold)
 
     @property
     def is_validated(self) -> bool:
@@ -93,13 +94,13 @@ class FashionMNISTDataModule(LightningDataModule):
         return torch.bincount(self.train_set.labels, minlength=len(self.class_names))
 
     def pixel_statistics(self) -> tuple[float, float]:
-        """Returns mean and std of the training pixels, from 0 to 1: published ones, else those of the data."""
+        """Returns mean and std of the training pixels, from 0 to 1: the published ones, or measured."""
         if self.source.pixels or self.train_set is None:
             return self.source.pixels or FashionMNIST.pixels
         return self.train_set.pixel_statistics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns, for the checkpoint, the epoch that a continued training begins with, and what the data was."""
+        """Returns what a checkpoint keeps: the epoch to continue with, and what the data was."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
         known = {"split": self.split_digest, "data": describe_data(self)}
         trained_on = None if self.train_set is None else self.train_set.digests
@@ -128,6 +129,9 @@ class FashionMNISTDataModule(LightningDataModule):
         model: Any = self.trainer.lightning_module if self.trainer else None
         if stage == "fit" and hasattr(model, "use_pixel_statistics"):
             model.use_pixel_statistics(*self.pixel_statistics())  # here, as callbacks that copy the model come next
+            assert self.train_set is not None
+            if min(self.batch_size, len(self.train_set)) // model.trainer.world_size <= 1:
+                check_single_images(model.network, self.train_set.images[0], self.batch_size)
 
     def check_batch_size(self, world_size: int) -> None:
         """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
@@ -150,20 +154,14 @@ class FashionMNISTDataModule(LightningDataModule):
         if not self.is_validated or own is not None:
             empty = Images(whole.images[:0], whole.labels[:0])
             return whole, empty if own is None or self.val_size == 0 else self._rename(*own)
-        part = self.fold or self.val_size
-        train, self.held_out = hold_out(whole.images, whole.labels, whole.digests, part, self.split_seed)
+        by_content, part = self.source.by_content, self.fold or self.val_size
+        train, self.held_out = hold_out(whole.images, whole.labels, whole.digests, by_content, part, self.split_seed)
         return whole.select(train), whole.select(self.held_out)
 
     def compare_split(self, saved: dict[str, Any], stage: str) -> list[str]:
-        """Returns a line each for what is wrong with using a network on this data.
-
-        Args:
-            saved: What ``state_dict`` returned in its training.
-            stage: ``test``, ``validate`` or ``fit``, which must have been set up.
-        """
+        """Returns a line for each reason not to trust the figures of a network on this data; see ``find_problems``."""
         images = self.test_set if stage == "test" else self.val_set
-        digests = None if images is None else images.digests
-        return find_leakage(saved, self.split_digest, digests, "test" if stage == "test" else "validation")
+        return find_problems(saved, stage, self.split_digest, images, self.class_names)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loads the training images in a new order in each epoch."""
@@ -179,7 +177,7 @@ class FashionMNISTDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Loads the test images in order."""
-        return self._loader(self.test_set)
+        return self.test_dataloader()
 
     def _loader(self, images: Images | None, train: bool = False) -> DataLoader[Batch]:
         assert images is not None, "setup() comes before the loaders"

@@ -1,10 +1,14 @@
 """Labelled images in memory, and batches of them."""
 
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fmnist.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -36,9 +40,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def select(self, indices: Tensor) -> "Images":
         """Returns some of the images, by their indices, int64 (M,)."""
-        return Images(
-            self.images[indices], self.labels[indices], None if self.digests is None else self.digests[indices]
-        )
+        digests = None if self.digests is None else self.digests[indices]
+        return Images(self.images[indices], self.labels[indices], digests)
 
     def pixel_statistics(self) -> tuple[float, float]:
         """Returns mean and standard deviation of the pixels, from 0 to 1, to four digits."""
@@ -53,12 +56,12 @@ def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_work
     """Returns a loader of batches: images, uint8 (B, 1, 28, 28), and labels, int64 (B,), each by one index operation.
 
     Args:
-        images: What is loaded.
-        batch_size: Images in a batch of this process.
+        images: The data set.
+        batch_size: Images in a batch of this process; a last batch of one joins the batch before it.
         sampler: The order of the images.
         num_workers: Processes that put batches together.
     """
-    return DataLoader(
+    return _Loader(
         _Batches(images),
         batch_size=batch_size,
         sampler=sampler,
@@ -68,6 +71,47 @@ def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_work
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # a loader without its own would draw from the global one
     )
+
+
+def check_single_images(network: nn.Module, image: Tensor, batch_size: int) -> None:
+    """Raises a ``UserError`` for a network that cannot be trained on single images.
+
+    Args:
+        network: What is to be trained.
+        image: uint8 (1, 28, 28).
+        batch_size: The setting that leads to batches of one.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            deepcopy(network).train()(image.unsqueeze(0))
+    except ValueError as error:  # of batch normalization, which has nothing to compare a single image with
+        what = f"data.batch_size {batch_size}: this network cannot be trained on single images"
+        raise UserError(f"{what} ({error}): give 2 or more for each device") from error
+
+
+class _Loader(DataLoader[Batch]):
+    def __len__(self) -> int:
+        return super().__len__() - self._joins
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        return self._join(batches) if self._joins else batches
+
+    @property
+    def _joins(self) -> bool:
+        """Whether the last batch would be of one image, on which batch normalization fails."""
+        size, total = self.batch_size or 1, len(self.sampler)  # type: ignore[arg-type]
+        return 1 < size < total and total % size == 1
+
+    def _join(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        last = next(batches)
+        for batch in batches:
+            if len(batch[1]) == 1:
+                last = (torch.cat([last[0], batch[0]]), torch.cat([last[1], batch[1]]))
+            else:
+                yield last
+                last = batch
+        yield last
 
 
 class _Batches(Dataset[Batch]):

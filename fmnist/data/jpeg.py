@@ -1,4 +1,4 @@
-"""What a JPEG costs to decode, before it is: a small file may ask for hours, or for all memory."""
+"""Limits on the cost of decoding a JPEG: a small file may take hours, or all memory."""
 
 import re
 from typing import IO
@@ -8,8 +8,8 @@ from PIL import Image
 from fmnist.data.photos import PictureError
 
 MAX_SCANS = 64  # cameras and programs write up to twenty
-MAX_SCANNED = 1_800_000_000  # pixels, all scans together, which take two seconds
-MAX_KEPT = 800_000_000  # bytes of coefficients, which stay in memory if there are several scans
+MAX_SCANNED = 1_800_000_000  # pixels in all scans together, which take two seconds
+MAX_KEPT = 800_000_000  # bytes of coefficients, which are kept in memory if there are several scans, or may be
 MAX_SEGMENTS = 10_000
 START, SCAN, END = b"\xff\xd8", 0xDA, 0xD9
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # but for restarts and fillers, which have no length
@@ -22,7 +22,7 @@ def count_scans(file: IO[bytes]) -> int:
     after the head of a scan no marker can stand but restarts.
 
     Args:
-        file: A picture; one of another format has none.
+        file: A picture; other formats have no scans.
 
     Raises:
         PictureError: They are more than 64, or there are too many segments.
@@ -43,7 +43,7 @@ def count_scans(file: IO[bytes]) -> int:
 
 
 def check_scans(picture: Image.Image, scans: int) -> None:
-    """Refuses a picture that is too large for so many scans: a smaller scale saves neither their time nor memory.
+    """Refuses a picture that is too large for its scans: decoding at a reduced scale saves neither time nor memory.
 
     Args:
         picture: As it was opened.
@@ -55,5 +55,6 @@ def check_scans(picture: Image.Image, scans: int) -> None:
     pixels, samplings = picture.width * picture.height, [layer[1:3] for layer in getattr(picture, "layer", ())]
     horizontal, vertical = (max([1, *sides]) for sides in zip((1, 1), *samplings, strict=True))
     kept = 2 * pixels * sum(one * other for one, other in samplings) / (horizontal * vertical)
-    if scans > 1 and (scans * pixels > MAX_SCANNED or kept > MAX_KEPT):
-        raise PictureError(f"has {picture.width} x {picture.height} pixels, too many for a JPEG of {scans} scans")
+    if scans * pixels > MAX_SCANNED or kept > MAX_KEPT:
+        what = f"has {picture.width} x {picture.height} pixels, too many for a JPEG of {scans} scan"
+        raise PictureError(what + "s" * (scans > 1))

@@ -1,10 +1,10 @@
-"""Any picture becomes what the network was trained on: 28 x 28, grey, light clothing on black.
+"""Converts any picture to what the network was trained on: 28 x 28, grey, light clothing on black.
 
 The steps are those by which the data set was made (Xiao, Rasul, Vollgraf 2017,
 https://arxiv.org/abs/1708.07747, section 2): trim the border by the colour of the corners, resize
 the longest edge to 28, sharpen, centre, negate, turn grey. Where the data set's makers negated, since
-their paper was white, ``photo-2`` takes the distance of each pixel from the background, in colour: a thing
-of any colour stands out on any plain background. ``photo`` negates, as versions before 0.2 did.
+their paper was white, ``distance`` takes the distance of each pixel from the background, in colour:
+an object of any colour stands out on any plain background.
 """
 
 from collections.abc import Iterator
@@ -16,18 +16,19 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from torch import Tensor
 
 SIDE = 28
-MAX_PIXELS = 50_000_000  # more are refused before they are decoded; of a JPEG, which is reduced, what is left counts
+MAX_PIXELS = (
+    50_000_000  # checked before decoding; of a JPEG, which is decoded at a reduced size, the reduced pixels count
+)
 WORKING_SIDE = 1024  # larger pictures are reduced to this before anything else
 CLOSE = 0.05  # colours nearer than this share of the largest distance belong to the border
-WEAK = 0.65  # a thing that is nowhere further from the background, as a share of what is possible, is stretched
-FAINT = 0.03  # nothing that is nowhere further stands out
-HOLLOW = 0.3  # share of a thing that is as light as the background, from which on that is said
-
-STRIP = 200_000  # pixels
+WEAK = 0.65  # an object that is nowhere further from the background, as a share of what is possible, is stretched
+FAINT = 0.03  # nothing stands out if no pixel is further
+HOLLOW = 0.3  # share of an object that is as light as the background, from which on the note says so
+STRIP = 200_000  # pixels that are scaled to 8 bits at once
 
 SHARPEN = ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0)
 EMPTY = "nothing but background"
-Conversion = Literal["photo-2", "photo", "resize"]
+Conversion = Literal["distance", "resize"]
 
 
 class Converted(NamedTuple):
@@ -45,15 +46,15 @@ class PictureError(ValueError):
     """A picture cannot be read; the message says why."""
 
 
-def convert(picture: Image.Image, conversion: Conversion = "photo-2") -> Converted:
+def convert(picture: Image.Image, conversion: Conversion = "distance") -> Converted:
     """Converts a picture of any size and mode.
 
     A grey picture of 28 x 28 on black is taken as it is, bit for bit.
 
     Args:
         picture: Any picture.
-        conversion: ``photo-2`` trims, centres and takes the distance from the background; ``photo`` inverts a
-            light background instead, as versions before 0.2 did; ``resize`` only turns grey and resizes.
+        conversion: ``distance`` trims, centres and takes the distance from the background; ``resize`` only turns
+            grey and resizes.
 
     Raises:
         PictureError: It has more than 50 million pixels, or none.
@@ -63,35 +64,21 @@ def convert(picture: Image.Image, conversion: Conversion = "photo-2") -> Convert
         return Converted(_to_tensor(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)), "")
     notes: list[str] = []
     colored = _to_rgb(ImageOps.exif_transpose(picture), notes)
-    background = _corners(colored, 1 if conversion == "photo" else max(1, min(colored.size) // 40))
+    background = _corners(colored, max(1, min(colored.size) // 40))
     light = sum(background) > 3 * 127
     if colored.size == (SIDE, SIDE) and not light and _is_grey(colored):
         empty = colored.getbbox() is None
         return Converted(_to_tensor(colored.convert("L")), "; ".join([*notes, *[EMPTY] * empty]), empty)
-    box = _content(colored, background, 1.0 if conversion == "photo" else _contrast(colored, background))
+    box = _content(colored, background, _contrast(colored, background))
     small = _shrink(colored.crop(box))
-    make = _by_inversion if conversion == "photo" else _by_distance
-    return make(small, background, light, box is None, notes)
+    grey, empty = _stand_out(small, background, light, box is None, notes)
+    return Converted(_to_tensor(_centre(grey.filter(SHARPEN))), "; ".join(notes), empty)
 
 
-def _corners(picture: Image.Image, size: int) -> tuple[int, ...]:
-    """Returns the median colour of the four corners, of some pixels along each edge."""
-    ends = [*range(size), *range(-size, 0)]
-    return tuple(np.median(np.asarray(picture)[ends][:, ends], axis=(0, 1)).astype(int).tolist())
-
-
-def _by_inversion(
+def _stand_out(
     small: Image.Image, background: tuple[int, ...], light: bool, empty: bool, notes: list[str]
-) -> Converted:
-    notes += ["light background: inverted" if light else "dark background: kept", *[EMPTY] * empty]
-    canvas = _centre(small.filter(SHARPEN), background)
-    level = Image.new("RGB", (1, 1), background).convert("L").tobytes()[0]
-    return Converted(_to_tensor(_on_black(canvas.convert("L"), level, light)), "; ".join(notes), empty)
-
-
-def _by_distance(
-    small: Image.Image, background: tuple[int, ...], light: bool, empty: bool, notes: list[str]
-) -> Converted:
+) -> tuple[Image.Image, bool]:
+    """Returns the distance from the background as a grey image, and whether there is nothing but background."""
     difference = np.asarray(small, dtype=np.float32) - np.asarray(background, dtype=np.float32)  # (H, W, 3)
     distance = _distance(small, background)
     strength = float(np.quantile(distance, 0.99))
@@ -103,8 +90,13 @@ def _by_distance(
         distance = distance / strength
     if not empty and _hollow(distance > 2 * CLOSE) > HOLLOW:
         notes.append("a large part is as light as the background")
-    grey = Image.fromarray((255 * distance).clip(0, 255).round().astype(np.uint8))
-    return Converted(_to_tensor(_centre(grey.filter(SHARPEN), 0)), "; ".join(notes), empty)
+    return Image.fromarray((255 * distance).clip(0, 255).round().astype(np.uint8)), empty
+
+
+def _corners(picture: Image.Image, size: int) -> tuple[int, ...]:
+    """Returns the median colour of the four corners, of some pixels along each edge."""
+    ends = [*range(size), *range(-size, 0)]
+    return tuple(np.median(np.asarray(picture)[ends][:, ends], axis=(0, 1)).astype(int).tolist())
 
 
 def _distance(picture: Image.Image, background: tuple[int, ...]) -> np.ndarray:
@@ -116,22 +108,22 @@ def _distance(picture: Image.Image, background: tuple[int, ...]) -> np.ndarray:
 
 
 def _contrast(picture: Image.Image, background: tuple[int, ...]) -> float:
-    """Returns by how much a thing is paler than usual, from 0 to 1; a noisy background keeps that up."""
+    """Returns how strong the contrast is compared with the usual one, from 0 to 1; noise counts as contrast."""
     distance = _distance(picture.reduce(max(1, max(picture.size) // 56)), background)
     border = np.concatenate([distance[[0, -1]].ravel(), distance[:, [0, -1]].ravel()])
     return min(1.0, max(0.05, float(np.quantile(distance, 0.99)) / WEAK, 2 * float(np.median(border)) / CLOSE))
 
 
-def _hollow(thing: np.ndarray) -> float:
-    """Returns the share of a thing, bool (H, W), that is background inside its outline."""
-    mask = Image.fromarray(np.pad(thing, 1).astype(np.uint8)).copy()  # what shares memory cannot be filled
-    ImageDraw.floodfill(mask, (0, 0), 2)
-    inside = np.asarray(mask) != 2
-    return float((np.asarray(mask)[inside] == 0).mean()) if inside.any() else 0.0
+def _hollow(mask: np.ndarray) -> float:
+    """Returns the share of an object's mask, bool (H, W), that is background inside its outline."""
+    filled = Image.fromarray(np.pad(mask, 1).astype(np.uint8)).copy()  # an image that shares memory cannot be filled
+    ImageDraw.floodfill(filled, (0, 0), 2)
+    inside = np.asarray(filled) != 2
+    return float((np.asarray(filled)[inside] == 0).mean()) if inside.any() else 0.0
 
 
-def _centre(small: Image.Image, background: int | tuple[int, ...]) -> Image.Image:
-    canvas = Image.new(small.mode, (SIDE, SIDE), background)
+def _centre(small: Image.Image) -> Image.Image:
+    canvas = Image.new("L", (SIDE, SIDE))
     canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
     return canvas
 
@@ -203,7 +195,7 @@ def _content(
     Args:
         picture: In RGB.
         background: Its background's colour.
-        contrast: From 0 to 1; of a pale thing less is enough to differ.
+        contrast: From 0 to 1; the lower it is, the smaller a difference counts.
     """
     difference = ImageChops.difference(picture, Image.new("RGB", picture.size, background))
     table = [min(255, round(value / contrast)) ** 2 // 255 for value in range(256)]
@@ -217,13 +209,6 @@ def _shrink(picture: Image.Image) -> Image.Image:
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
-
-
-def _on_black(grey: Image.Image, level: int, light: bool) -> Image.Image:
-    """Makes the background, a level from 0 to 255, black, and inverts the picture if that is ``light``."""
-    if light:
-        return grey.point([max(0, round(255 * (level - value) / max(level, 1))) for value in range(256)])
-    return grey.point([max(0, round(255 * (value - level) / max(255 - level, 1))) for value in range(256)])
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:

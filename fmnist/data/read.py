@@ -1,6 +1,7 @@
-"""Picture files: which are read, and how."""
+"""Finds and reads picture files."""
 
 import contextlib
+import glob
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import IO, Any, cast
 import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from fmnist.data.jpeg import check_scans, count_scans
@@ -30,7 +32,7 @@ SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lo
 def read_picture(
     path: str | Path | IO[bytes],
     transform: Callable[[Image.Image], Image.Image] | None = None,
-    conversion: Conversion = "photo-2",
+    conversion: Conversion = "distance",
 ) -> Converted:
     """Reads and converts a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
 
@@ -40,8 +42,8 @@ def read_picture(
         conversion: See ``convert``.
 
     Raises:
-        PictureError: It is no picture, is damaged, is larger than 50 million pixels or 200 MB, or is a JPEG that
-            takes too long.
+        PictureError: It is not a picture, is damaged, is larger than 200 MB or, once a JPEG is reduced, 50 million
+            pixels, or takes too long to decode.
     """
 
     def change(picture: Image.Image) -> Converted:
@@ -62,10 +64,10 @@ def read_picture(
 
 
 def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
-    """Applies a transform of the user's own, also one that gives a tensor of pixels from 0 to 1, as ToTensor does.
+    """Applies a custom transform, which may return a tensor of pixels from 0 to 1, as ToTensor does.
 
     Raises:
-        UserError: It fails, or gives something that is no picture: that is not the picture's fault.
+        UserError: The transform fails, or returns something that is not a picture.
     """
     name = getattr(transform, "__qualname__", type(transform).__name__)
     try:
@@ -76,11 +78,8 @@ def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
     if isinstance(array, np.ndarray) and array.dtype.kind in "buif":
         values = torch.as_tensor(array)
         values = values.movedim(0, -1) if values.ndim == 3 and len(values) in (1, 3) else values
-        values = (
-            (values * 255).round()
-            if values.is_floating_point() and values.numel() and 0 <= values.min() <= values.max() <= 1
-            else values
-        )
+        if values.is_floating_point() and values.numel() and 0 <= values.min() <= values.max() <= 1:
+            values = (values * 255).round()
         fits = not values.is_floating_point() or bool((values == values.round()).all())
         shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in (1, 3))
         if fits and shaped and values.numel() and 0 <= values.min() <= values.max() <= 255:
@@ -93,7 +92,9 @@ def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
 def _read(file: IO[bytes], change: Callable[[Image.Image], Converted]) -> Converted:
     try:
         scans = count_scans(file)
-        with Image.open(file, formats=FORMATS) as picture:
+        file.seek(0)
+        # Image.open refuses what is large before it is reduced, as the JPEG of a phone with 200 megapixels
+        with JpegImageFile(file) if scans else Image.open(file, formats=FORMATS) as picture:
             check_scans(picture, scans)
             picture.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # lets JPEG decode at a fraction of its size
             check_size(picture)
@@ -122,7 +123,7 @@ def _check_tiles(picture: Image.Image) -> None:
 
 
 def _trim_exif(picture: Image.Image) -> None:
-    """Leaves how a picture is to be turned, and nothing else of its EXIF: Pillow may fail to write the rest."""
+    """Removes all of a picture's EXIF but its orientation: Pillow may fail to write the rest."""
     if "exif" not in picture.info:
         return
     turn = None
@@ -134,7 +135,7 @@ def _trim_exif(picture: Image.Image) -> None:
 
 
 def _without_texts(file: IO[bytes]) -> IO[bytes] | None:
-    """Returns a PNG without texts, profiles and the like, over which Pillow fails; None if there are none."""
+    """Returns a PNG without texts and profiles, on which Pillow may fail; None if it has none."""
     file.seek(0)
     content = file.read()
     kept, start = [PNG], len(PNG)
@@ -152,13 +153,27 @@ def find_in_folder(folder: Path) -> list[str]:
     return sorted(file for file in walk(folder) if file.lower().endswith(SUFFIXES))
 
 
+def find_matches(path: Path) -> list[str]:
+    """Lists the files that match a pattern, each once, sorted; folders at its beginning that exist are taken as named.
+
+    Args:
+        path: The pattern, in which ``**`` stands for any folders.
+    """
+    top = next(folder for folder in (path, *path.parents) if folder.exists())
+    pattern = Path(glob.escape(str(top))) / path.relative_to(top)
+    found = [name for name in glob.glob(str(pattern), recursive=True) if not Path(name).is_dir()]  # noqa: PTH207
+    if "**" in path.parts:  # follows links, also in circles
+        found = [*{os.path.realpath(name): name for name in sorted(found, reverse=True)}.values()]
+    return sorted(found)
+
+
 def walk(folder: Path) -> Iterator[str]:
-    """Yields the files in a folder, and in all folders in it, links followed; none of the system's, none twice."""
+    """Yields the files in a folder and all folders in it, each once, without those of the system; follows links."""
     # plain strings, as there may be a million
     seen = set()
     for top, folders, names in os.walk(folder, followlinks=True):
         here = os.path.realpath(top)
-        if here in seen:  # a link that leads to where we have been
+        if here in seen:  # links that form a circle
             folders.clear()
             continue
         seen.add(here)
@@ -167,12 +182,12 @@ def walk(folder: Path) -> Iterator[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Tells whether a file or a folder is the system's, not the user's."""
+    """Returns whether a file or a folder is the system's, not the user's."""
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
 def pay_threads(files: Sequence[str]) -> bool:
-    """Tells whether threads read these files faster than a loop: Python lets only large ones decode side by side."""
+    """Returns whether threads read these files faster than a loop: only large ones are decoded in parallel."""
     if not files:
         return False
     sample = files[:: max(1, len(files) // 10)]

@@ -18,7 +18,7 @@ SOURCES = {
     "ImageFolder": "fmnist.data.sources.folder.ImageFolder",
     "CSV": "fmnist.data.sources.table.CSV",
     "Parquet": "fmnist.data.sources.parquet.Parquet",
-    "TorchVision": "fmnist.data.sources.mnist.TorchVision",
+    "TorchVision": "fmnist.data.sources.torchvision.TorchVision",
 }
 SPLIT = {  # settings of the data module that decide which images are validated on, and how classes are called
     "val_size": int | float,

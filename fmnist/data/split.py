@@ -1,4 +1,4 @@
-"""Parts of a data set that never change."""
+"""Fixed divisions of a data set into parts."""
 
 import hashlib
 import re
@@ -10,14 +10,15 @@ from fmnist.errors import check
 
 
 def hold_out(
-    images: Tensor, labels: Tensor, digests: Tensor | None, part: float | str, seed: int
+    images: Tensor, labels: Tensor, digests: Tensor | None, by_content: bool, part: float | str, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Divides training images into those to train on and those to validate on.
+    """Divides training images into those to train on and those to validate on; copies of an image stay together.
 
     Args:
         images: uint8 (N, 1, 28, 28).
         labels: int64 (N,).
-        digests: A number for the content of each image, int64 (N,), where the content decides.
+        digests: A number for the content of each image, int64 (N,), where the source knows it.
+        by_content: Whether ``digests`` decide, not the order of the images.
         part: What to validate on: a number, a share below 1, or a fold, such as ``2/5``.
         seed: Seed of the choice.
 
@@ -35,10 +36,15 @@ def hold_out(
     what = f"data.val_size {part} of {total:,} images"
     check(size > 0, f"{what} leaves none to validate on: give --data.val_size {2 / total:.2g} or more, or 0 for none")
     check(size < total, f"{what} leaves none to train on: give a share, such as --data.val_size 0.1")
-    if digests is None:
-        return stratified_split(labels, size, seed)
-    train, val = split_by_content(digests, labels, size / total, seed)
-    check(len(train) > 0 < len(val), f"{what} leaves a part empty: give another --data.val_size")
+    if by_content and digests is not None:
+        train, val = split_by_content(digests, labels, size / total, f"val {seed}")
+    else:
+        train, val = stratified_split(labels, size, seed)
+        if digests is not None:
+            copies = torch.isin(digests[val], digests[train])
+            train, val = torch.cat([train, val[copies]]).sort().values, val[~copies]
+    single = "as each class has one image, or copies of one: give a larger --data.val_size, or 0 for none"
+    check(len(val) > 0, f"{what} leaves none to validate on, {single}")
     return train, val
 
 
@@ -65,50 +71,47 @@ def stratified_split(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Ten
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
-def split_by_content(digests: Tensor, labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def split_by_content(digests: Tensor, labels: Tensor, share: float, salt: str) -> tuple[Tensor, Tensor]:
     """Divides samples by what they are, whatever other samples there are: more samples leave each where it was.
 
-    A sample is taken out if a hash of its content and the seed is below a threshold, so equal samples stay
-    together, and sizes are met approximately. A class that would be missing from a part gives it the sample
-    that is nearest to the threshold, with its equals; a class of equal samples alone stays.
+    A sample is taken out if a hash of its content and ``salt`` is below ``share``. So equal samples stay together,
+    whatever their labels, and sizes are met approximately. From a class of which none would be taken out, the sample
+    with the lowest hash is, and from one of which none would stay, the sample with the highest hash stays.
 
     Args:
         digests: A number for the content of each sample, int64 (N,).
         labels: int64 (N,).
         share: Share of the samples to take out, above 0 and below 1.
-        seed: Seed of the hash.
+        salt: Text that makes the hashes of one cut independent of those of any other.
 
     Returns:
         Indices of the samples that stay, and of those taken out, both ascending.
     """
-    places = torch.tensor([_place(digest, seed) for digest in digests.tolist()], dtype=torch.float64)
+    contents, content = torch.unique(digests, return_inverse=True)
+    places = _hash(contents, salt)
     taken = places < share
-    for label in range(int(labels.max()) + 1):
-        mine = (labels == label).nonzero().flatten()
-        found = places[mine]
-        if len(mine) and found.min() < found.max():
-            taken[mine[found == found.min()]] = True
-            taken[mine[found == found.max()]] = False
-    return (~taken).nonzero().flatten(), taken.nonzero().flatten()
+    classes = [torch.unique(content[labels == label]) for label in torch.unique(labels)]
+    for mine in classes:
+        if len(mine) > 1 and not taken[mine].any():
+            taken[mine[places[mine].argmin()]] = True
+    for mine in classes:
+        if taken[mine].all():
+            taken[mine[places[mine].argmax()]] = False
+    chosen = taken[content]
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
 def read_fold(text: str) -> tuple[int, int]:
     """Reads ``2/5``, the second of five folds, as its number and their number.
 
     Raises:
-        UserError: It is no fold.
+        UserError: It is something else.
     """
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     number, count = map(int, match.groups()) if match else (0, 0)
     what = f"data.fold is {text}: write 2/5 for the second of five folds, of which there are two or more"
     check(count > 1 and 1 <= number <= count, what)
     return number, count
-
-
-def check_fold(text: str | None) -> None:
-    """Raises a ``UserError`` for what is given as a fold and is none."""
-    if text is not None:
-        read_fold(text)
 
 
 def deal_folds(digests: Tensor, labels: Tensor, count: int, seed: int) -> Tensor:
@@ -126,14 +129,16 @@ def deal_folds(digests: Tensor, labels: Tensor, count: int, seed: int) -> Tensor
     Raises:
         UserError: There are fewer different samples than folds.
     """
-    kinds, kind = torch.unique(digests, return_inverse=True)
-    check(count <= len(kinds), f"data.fold: {len(kinds):,} different images cannot be {count:,} folds: give fewer")
-    classes = torch.zeros_like(kinds).scatter_reduce(0, kind, labels, "amax")  # equal samples may differ in theirs
-    order = torch.tensor([_place(digest, seed) for digest in kinds.tolist()], dtype=torch.float64).argsort()
+    contents, content = torch.unique(digests, return_inverse=True)
+    check(
+        count <= len(contents), f"data.fold: {len(contents):,} different images cannot be {count:,} folds: give fewer"
+    )
+    classes = torch.zeros_like(contents).scatter_reduce(0, content, labels, "amax")  # copies may have two labels
+    order = _hash(contents, str(seed)).argsort()
     order = order[classes[order].argsort(stable=True)]
-    folds = torch.empty_like(kinds)
-    folds[order] = torch.arange(len(kinds)) % count + 1
-    return folds[kind]
+    folds = torch.empty_like(contents)
+    folds[order] = torch.arange(len(contents)) % count + 1
+    return folds[content]
 
 
 def digest_images(images: Tensor) -> Tensor:
@@ -142,13 +147,14 @@ def digest_images(images: Tensor) -> Tensor:
     return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests])
 
 
-def _place(digest: int, seed: int) -> float:
-    content = hashlib.blake2b(f"{digest} {seed}".encode(), digest_size=6).digest()
-    return int.from_bytes(content) / 2**48
+def _hash(digests: Tensor, salt: str) -> Tensor:
+    """Returns a number from 0 to 1 for each digest, float64 (N,)."""
+    hashes = (hashlib.blake2b(f"{digest} {salt}".encode(), digest_size=6).digest() for digest in digests.tolist())
+    return torch.tensor([int.from_bytes(content) / 2**48 for content in hashes], dtype=torch.float64)
 
 
 def resolve_size(size: float, total: int) -> int:
-    """Turns a number of samples, or a share of them below 1, into a number."""
+    """Returns a number of samples, given as it is or as a share below 1."""
     return round(size * total) if 0 < size < 1 else int(size)
 
 

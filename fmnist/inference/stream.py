@@ -1,7 +1,6 @@
 """Classifies picture files, any number of them, as a stream."""
 
 import errno
-import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fmnist.data.photos import Converted, PictureError
-from fmnist.data.read import SUFFIXES, find_in_folder, pay_threads
+from fmnist.data.read import SUFFIXES, find_in_folder, find_matches, pay_threads
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 from fmnist.inference.predictions import Row, describe
@@ -46,9 +45,7 @@ def _find(spec: str) -> list[str]:
     elif path.exists():
         found = [str(path)]
     else:
-        found = [name for name in glob.glob(str(path), recursive=True) if not Path(name).is_dir()]  # noqa: PTH207
-        if "**" in spec:  # which follows links, also in circles
-            found = [*{os.path.realpath(name): name for name in sorted(found, reverse=True)}.values()]
+        found = find_matches(path)
         check(bool(found), f"--images {spec}: there is no such file or folder, and nothing matches")
     return found
 

@@ -12,7 +12,7 @@ from fmnist.model.mlp import MLP, PixelNormalization, check_pixels
 from fmnist.model.typicality import LastInput, Typicality
 from fmnist.names import describe_code
 
-FIRST_CONVERSION = {"name": "photo", "transform": None}  # of pictures, in checkpoints that do not say
+FIRST_CONVERSION = {"name": "distance", "transform": None}  # of pictures, in checkpoints that do not say
 PART = 500  # images that are judged at once
 MLP_SETTINGS = ("hidden_dims", "dropout", "normalization", "activation")
 

@@ -37,7 +37,7 @@ class CalibratedModule(LightningModule):
         self.val_outputs, self.test_outputs = Outputs("logits", "labels"), Outputs("logits", "labels")
         self.val_inputs = Outputs("images", "features")
         self.typicality = TypicalityFitter()
-        self.conversion: dict[str, Any] = {"name": "photo-2", "transform": None}
+        self.conversion: dict[str, Any] = {"name": "distance", "transform": None}
         self.tested: Tested | None = None
         self.seed = 0
         self._process = os.getpid()  # a strategy that spawns trains a copy in another one

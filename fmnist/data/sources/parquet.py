@@ -2,54 +2,54 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmnist.data.decode import Picture
+from fmnist.data.cache import Picture
 from fmnist.data.photos import Conversion
+from fmnist.data.read import find_matches, walk
 from fmnist.data.sources.pages import measure_pages
-from fmnist.data.sources.pictures import Listing, Part, Rule, _Pictures, clean_name
+from fmnist.data.sources.pictures import PARTS, Listing, Part, PictureSource, name_label
+from fmnist.data.sources.source import clean_name
 from fmnist.errors import UserError, check
 from fmnist.files import expand
 
-PARTS = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}  # how names of files begin, in any case
 IMAGES = ("image", "img", "picture")  # usual names of the two columns
 LABELS = ("label", "labels", "fine_label", "class", "target")
 MAX_ROWS = 1_000_000  # of a file
-SPARE, GROWTH = 100_000_000, 10  # a file may become ten times as large as it is, and 100 MB
-BATCH, BATCH_BYTES = 1000, 20_000_000  # rows that are decoded at once, and what they may take
-MAX_METADATA = 1_000_000  # bytes of what Hugging Face says of the columns
+SPARE, GROWTH = 100_000_000, 10  # the content of a file may be ten times as large as the file, plus 100 MB
+BATCH, BATCH_BYTES = 1000, 20_000_000  # rows that are decoded at once, and their bytes
+MAX_METADATA = 1_000_000  # bytes of Hugging Face's description of the columns
 
 
-class Parquet(_Pictures):
+class Parquet(PictureSource):
     """Tables with a column of pictures, as bytes, and one of labels, as Hugging Face publishes image data sets.
 
     Needs ``pip install 'fmnist[parquet]'``.
 
     Args:
-        path: A file; a pattern for several; or a folder with ``train*.parquet``, ``test*.parquet``, ``val*.parquet``.
+        path: A file; a pattern for several; or a folder, in which ``train``, ``test`` and ``val`` in the names of
+            files, or of the folders that they are in, tell the parts.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``photo-2`` trims, centres and takes the distance from a plain background, ``photo`` inverts
-            a light one, as versions before 0.2 did; ``resize`` only turns grey and resizes.
+        conversion: ``distance`` trims, centres and takes the distance from a plain background; ``resize`` only turns
+            grey and resizes.
         image_column: Name of the column with the pictures, where the metadata and usual names do not tell.
         label_column: Name of the column with the labels.
         skip_broken: Leave out pictures that cannot be read, and say how many.
-        split_by: What decides where a picture belongs: its ``content``, whatever other pictures there are, or the
-            ``order`` of all, as in versions before 0.2.
     """
 
     def __init__(
         self,
         path: str,
         test_size: int | float = 0.2,
-        conversion: Conversion = "photo-2",
+        conversion: Conversion = "distance",
         image_column: str | None = None,
         label_column: str | None = None,
         skip_broken: bool = False,
-        split_by: Rule = "content",
     ) -> None:
-        super().__init__(test_size, conversion, skip_broken, split_by)
+        super().__init__(test_size, conversion, skip_broken)
         self.path = path
         self.columns = (image_column, label_column)
         self.label_names: list[str] = []
@@ -58,14 +58,14 @@ class Parquet(_Pictures):
     def _list(self, part: Part) -> Listing | None:
         path = expand(self.path)
         if path.is_dir():
-            found = _parquet_files(path) or (_parquet_files(path / "data") if (path / "data").is_dir() else [])
-            files = [file for file in found if file.name.casefold().startswith(PARTS[part])]
-            check(bool(files) or part != "train", f"data.source: {path} holds no files train*.parquet")
+            files = _find_parts(path).get(part, [])
         elif part != "train":
             return None
         else:
-            files = [path] if path.is_file() else sorted(path.parent.glob(path.name))
+            files = [path] if path.is_file() else [Path(name) for name in find_matches(path)]
             check(bool(files), f"data.source: there is no file {path}")
+            if len(files) == 1 and "test" in {_part_of(other.name) for other in files[0].parent.glob("*.parquet")}:
+                self._print(f"{files[0].parent} has a test part as well: give this folder to test on it")
         pictures, names = [], []
         for file in files:
             some, labels, known = _read_parquet(file, self.columns)
@@ -77,17 +77,34 @@ class Parquet(_Pictures):
 
     @property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """What the metadata name, or the labels of the training part, sorted."""
+        """Names in the metadata, or the labels of the training part, sorted."""
         found = super().class_names
         return self.label_names or found
 
 
-def _parquet_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.casefold() == ".parquet")
+def _find_parts(top: Path) -> dict[Part, list[Path]]:
+    """Finds the files of each part in a folder, or in the only folder in it that has a training part."""
+    found = dict[Path, dict[Part, list[Path]]]()  # by the folder that all parts are in
+    for file in sorted(Path(name) for name in walk(top) if name.casefold().endswith(".parquet")):
+        for place in (file, *file.relative_to(top).parents[:-1]):
+            if part := _part_of(place.name):
+                found.setdefault((top / place).parent, {}).setdefault(part, []).append(file)
+                break
+    sets = {folder: parts for folder, parts in found.items() if "train" in parts}
+    check(bool(sets), f"data.source: {top} holds no files train*.parquet")
+    folders = ", ".join(map(str, [*sets][:5]))
+    check(top in sets or len(sets) == 1, f"data.source: {top} holds several data sets: give one of {folders}")
+    return sets.get(top) or sets.popitem()[1]
 
 
-def _read_parquet(file: Path, asked: tuple[str | None, str | None]) -> tuple[list[Picture], list[str], list[str]]:
-    """Returns pictures, names of their classes, and the names that the metadata tell."""
+def _part_of(name: str) -> Part | None:
+    """Returns the part that a word in the name of a file or a folder tells, as in ``train-00000-of-00001.parquet``."""
+    words = re.split(r"[-._ 0-9]+", name.casefold())
+    return next((part for part, names in PARTS.items() if not {*names}.isdisjoint(words)), None)
+
+
+def _read_parquet(file: Path, given: tuple[str | None, str | None]) -> tuple[list[Picture], list[str], list[str]]:
+    """Returns pictures, the name of the class of each, and the names of classes in the metadata."""
     import pyarrow
     import pyarrow.parquet
 
@@ -96,28 +113,29 @@ def _read_parquet(file: Path, asked: tuple[str | None, str | None]) -> tuple[lis
         with pyarrow.parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
             about = _read_features(table.schema_arrow.metadata or {})
-            usual = [key for key in names if _kind(about, key) == "Image"] or IMAGES
-            image = _find(names, asked[0], "image", usual, file)
-            kinds = [key for key in names if _kind(about, key) == "ClassLabel"]
-            label = _find(names, asked[1], "label", kinds if len(kinds) == 1 else LABELS, file)
+            kinds = {name: about.get(name, {}).get("_type") for name in names}
+            images = [name for name in names if kinds[name] == "Image"]
+            labels = [name for name in names if kinds[name] == "ClassLabel"]
+            image = _find(names, given[0], "image", images or IMAGES, file)
+            label = _find(names, given[1], "label", labels if len(labels) == 1 else LABELS, file)
             rows = [*_read_rows(file, table, image, label)]
     except (pyarrow.ArrowException, ValueError, KeyError, RecursionError) as error:
         raise UserError(f"data.source: {file} is not a Parquet file that can be read ({error})") from error
-    known = _label_names(about.get(label))
-    pictures, labels = [], []
+    known = _label_names(about.get(label, {}).get("names"))
+    pictures, classes = [], []
     for number, (content, value) in enumerate(rows, 1):
         place = f"{file} row {number}:"
         check(isinstance(content, bytes), f"{place} the picture's bytes are missing")
         pictures.append(Picture(place, str(file), content))
-        labels.append(_name(value, known, place))
-    return pictures, labels, known
+        classes.append(name_label(value, known, place))
+    return pictures, classes, known
 
 
 def _read_rows(file: Path, table: Any, image: str, label: str) -> Iterator[tuple[Any, Any]]:
-    """Yields the bytes and the label of each row, as long as they are not too large for such a file.
+    """Yields the bytes and the label of each row.
 
     Raises:
-        ValueError: They are, or the columns hold something else.
+        ValueError: They are too large for such a file, or the columns hold something else.
     """
     columns = [_find_bytes(table.schema_arrow, image), _check_flat(table.schema_arrow, label)]
     numbers = [number for number, column in enumerate(table.schema) if column.path in columns]
@@ -138,7 +156,7 @@ def _read_rows(file: Path, table: Any, image: str, label: str) -> Iterator[tuple
 
 
 def _find_bytes(schema: Any, image: str) -> str:
-    """Returns the path of the column that holds the bytes of the pictures, which may be a part of ``image``."""
+    """Returns the path of the column that holds the bytes of the pictures: ``image`` or a part of it."""
     from pyarrow import types
 
     kind, path = schema.field(image).type, image
@@ -151,7 +169,7 @@ def _find_bytes(schema: Any, image: str) -> str:
 
 
 def _check_flat(schema: Any, label: str) -> str:
-    """Returns the name of a column of labels, none of which can be larger than it is stored."""
+    """Returns the name of a column of labels, whose type allows none that is larger than it is stored."""
     from pyarrow import BaseExtensionType, types
 
     kind = schema.field(label).type
@@ -160,46 +178,28 @@ def _check_flat(schema: Any, label: str) -> str:
     return label
 
 
-def _read_features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+def _read_features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """Returns Hugging Face's description of each column."""
     text = metadata.get(b"huggingface", b"{}")
     if len(text) > MAX_METADATA:
         raise ValueError("its metadata are too large")
-    return _features(json.loads(text))
-
-
-def _features(about: Any) -> dict[str, Any]:
-    """Returns what the metadata of Hugging Face say of each column."""
+    about = json.loads(text)
     for key in ("info", "features"):
         about = about.get(key) if isinstance(about, dict) else None
-    return about if isinstance(about, dict) else {}
+    about = about if isinstance(about, dict) else {}
+    return {name: feature for name, feature in about.items() if isinstance(feature, dict)}
 
 
-def _kind(about: dict[str, Any], column: str) -> Any:
-    feature = about.get(column)
-    return feature.get("_type") if isinstance(feature, dict) else None
-
-
-def _find(names: list[str], asked: str | None, what: str, usual: Any, file: Path) -> str:
-    """Returns the column that is asked for, or the first of the usual ones."""
-    found = [name for name in ([asked] if asked else usual) if name in names]
-    line = f"data.source: {file} lacks the column {asked or what}; it has {', '.join(names[:20])}"
+def _find(names: list[str], given: str | None, what: str, usual: Sequence[str], file: Path) -> str:
+    """Returns the column that is given, or the first of the usual ones."""
+    known = {clean_name(name): name for name in names}
+    found = [known[clean_name(name)] for name in ([given] if given else usual) if clean_name(name) in known]
+    line = f"data.source: {file} lacks the column {given or what}; it has {', '.join(names[:20])}"
     check(bool(found), f"{line}: name one with --data.source.{what}_column")
-    return str(found[0])
+    return found[0]
 
 
-def _label_names(feature: Any) -> list[str]:
-    """Returns the names of the classes in the metadata of Hugging Face; none if they are not there."""
-    names = feature.get("names") if isinstance(feature, dict) else None
-    if isinstance(names, dict):
-        names = [*names.values()]
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
-
-
-def _name(label: Any, known: list[str], place: str) -> str:
-    check(label is not None, f"{place} the label is missing")
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
-    if known and isinstance(label, int):
-        check(0 <= label < len(known), f"{place} there is no class {label}: the labels are 0 to {len(known) - 1}")
-        return known[label]
-    return clean_name(str(label))
+def _label_names(names: Any) -> list[str]:
+    names = [*names.values()] if isinstance(names, dict) else names
+    plain = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return [clean_name(name) for name in names] if plain else []

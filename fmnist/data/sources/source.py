@@ -1,6 +1,7 @@
 """Where labelled images come from. ``data.source`` names one of these classes."""
 
 import inspect
+import unicodedata
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -14,10 +15,12 @@ class Source(ABC):
     """Name of each class, known once the source has been made: before ``prepare``."""
     pixels: tuple[float, float] | None = None
     """Mean and standard deviation of the training pixels, from 0 to 1, where they are published."""
+    by_content: bool = False
+    """Whether ``digests`` decide which images are validated on: each stays in its part when others come or go."""
     _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keeps the arguments, whatever the class makes of them: a checkpoint says with which it was trained."""
+        """Keeps the arguments, whatever the class makes of them: they are saved in the checkpoint."""
         source = super().__new__(cls)
         source._given = (args, kwargs)
         return source
@@ -33,13 +36,12 @@ class Source(ABC):
         return named
 
     def describe_conversion(self) -> dict[str, str | None]:
-        """Says, in plain values, how pictures become images like those of this source.
+        """Returns, as plain values, how pictures become images like those of this source.
 
-        Returns:
-            ``name``, as ``fmnist.data.photos.convert`` knows it, and ``transform``, the path of a function that is
-            applied before; ``?`` for one that has no path.
+        ``name`` is a conversion of ``fmnist.data.photos.convert``, and ``transform`` the import path of a function that
+        is applied before; ``?`` for one that has no path.
         """
-        return {"name": "photo-2", "transform": None}
+        return {"name": "distance", "transform": None}
 
     @abstractmethod
     def prepare(self) -> None:
@@ -50,9 +52,9 @@ class Source(ABC):
         return None
 
     def digests(self, train: bool) -> Tensor | None:
-        """Returns a number for the content of each image of ``load(train)``, int64 (N,).
+        """Returns a number for the content of each image of ``load(train)``, int64 (N,); None if it is not known.
 
-        None if the source has a test part of its own, or does not tell: then the validation part is chosen by order.
+        With it copies of an image stay in one part, and test images that were trained on are found.
         """
         return None
 
@@ -67,3 +69,9 @@ class Source(ABC):
         Returns:
             Images, uint8 (N, 1, 28, 28), and labels, int64 (N,), as indices into ``class_names``.
         """
+
+
+def clean_name(name: str) -> str:
+    """Returns a name in one Unicode form (NFC), in which names can be compared; bytes that are not text are escaped."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return unicodedata.normalize("NFC", text)

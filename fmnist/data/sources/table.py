@@ -3,26 +3,27 @@
 import codecs
 import csv
 import io
-import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fmnist.data.decode import Picture
+from fmnist.data.cache import Picture
 from fmnist.data.photos import Conversion
 from fmnist.data.read import SUFFIXES
-from fmnist.data.sources.pictures import Listing, Part, Rule, _Pictures, check_case, clean_name
+from fmnist.data.sources.pictures import Listing, Part, PictureSource, check_case, name_label
+from fmnist.data.sources.source import clean_name
 from fmnist.errors import UserError, check
 from fmnist.files import expand, read_bytes
 
 Rows = list[tuple[int, list[str]]]  # the number of each line, and its cells
-FILES = ("file", "filename", "file_name", "path", "image", "img", "picture")  # usual heads of the two columns
+FILES = ("file", "filename", "file_name", "path", "image", "img", "picture")  # usual names of the two columns
 LABELS = ("label", "labels", "class", "category", "target")
-MAX_BYTES, MAX_CELLS = 100_000_000, 5_000_000  # of a table: those of a million pictures have less
+MAX_BYTES, MAX_CELLS = 100_000_000, 5_000_000  # of a table; a table of a million pictures has fewer
 
 
-class CSV(_Pictures):
-    """Pictures named in a table, a row each, as spreadsheets write them. A first row without a picture is a header.
+class CSV(PictureSource):
+    """Pictures listed in a table as spreadsheets write it, one per row. A first row without a picture is a header.
 
     Args:
         annotations_file: The table of the training part.
@@ -32,13 +33,11 @@ class CSV(_Pictures):
         transform: Function or class that is applied to each PIL image before the conversion.
         target_transform: Function or class that is applied to each label, as text.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``photo-2`` trims, centres and takes the distance from a plain background, ``photo`` inverts
-            a light one, as versions before 0.2 did; ``resize`` only turns grey and resizes.
-        file_column: Head of the column with the files, where it is not plain which that is.
-        label_column: Head of the column with the labels.
+        conversion: ``distance`` trims, centres and takes the distance from a plain background; ``resize`` only turns
+            grey and resizes.
+        file_column: Name of the column with the files, where usual names do not tell.
+        label_column: Name of the column with the labels.
         skip_broken: Leave out pictures that cannot be read, and say how many.
-        split_by: What decides where a picture belongs: its ``content``, whatever other pictures there are, or the
-            ``order`` of all, as in versions before 0.2.
     """
 
     def __init__(
@@ -50,17 +49,16 @@ class CSV(_Pictures):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         test_size: int | float = 0.2,
-        conversion: Conversion = "photo-2",
+        conversion: Conversion = "distance",
         file_column: str | None = None,
         label_column: str | None = None,
         skip_broken: bool = False,
-        split_by: Rule = "content",
     ) -> None:
-        super().__init__(test_size, conversion, skip_broken, split_by)
+        super().__init__(test_size, conversion, skip_broken)
         self.annotations_file = annotations_file
         self.img_dir = img_dir
         self.test_annotations_file = test_annotations_file
-        self.label_names = label_names
+        self.label_names = label_names and [clean_name(name) for name in label_names]
         self.transform = transform
         self.target_transform = target_transform
         self.file_column = file_column
@@ -78,10 +76,11 @@ class CSV(_Pictures):
         path, folder = expand(table), expand(self.img_dir)
         pictures, names = [], []
         for number, (name, label) in self._choose(_read_rows(path), path, folder):
-            place, file = f"{path} line {number}:", _find_file(folder / name.replace("\\", "/"))
+            place, file = f"{path} line {number}:", _find_file(folder, name.replace("\\", "/"))
             check(file.is_file(), f"{place} there is no file {file}")
             pictures.append(Picture(f"{place} {file}", str(file)))
-            names.append(self._name(label, place))
+            label = str(self.target_transform(label)) if self.target_transform else label
+            names.append(name_label(label, self.label_names, place))
         check(bool(pictures), f"data.source: {path} names no pictures")
         check_case(sorted({*names}), str(path))
         return pictures, names
@@ -90,40 +89,33 @@ class CSV(_Pictures):
         """Returns file and label of each row, without the header."""
         head = rows[0][1] if rows else []
         check(bool(head), f"data.source: {path} is empty")
+        check(not head[0].startswith("{"), f"data.source: {path} is JSON: write it as a table of files and labels")
         check(len(head) != 1, f"data.source: {path} is not a table in CSV: its first line has one column")
         pixels = "holds the pixels, not files of pictures: read it with a source of your own, such as examples/npz.py"
         check(len(head) < 784, f"data.source: {path} {pixels}")
         header = not any(_is_picture(cell, folder) for cell in head)
-        keys = [cell.casefold() for cell in head]
+        file, label = self._find_columns(head, header, path)
+        for number, cells in rows:
+            whole = len(cells) >= len(head) and not any(cells[len(head) :])
+            what = f"{len(cells)} columns instead of {len(head)}, file and label among them"
+            check(whole, f"{path} line {number}: {what}")
+        return [(number, [cells[file], cells[label]]) for number, cells in rows[header:]]
+
+    def _find_columns(self, head: list[str], header: bool, path: Path) -> tuple[int, int]:
+        """Returns the numbers of the columns of files and of labels: as given, by usual names, or the only two."""
+        keys = [clean_name(cell).casefold() for cell in head] if header else []
         for name in filter(None, (self.file_column, self.label_column)):
-            there = header and name.casefold() in keys
+            there = clean_name(name).casefold() in keys
             check(there, f"data.source: {path} has no column {name}; its first line is {', '.join(head[:20])}")
-        file = _find(keys, self.file_column, FILES) if header else None
-        label = _find(keys, self.label_column, LABELS) if header else None
-        if file is None and label is None and len(head) == 2 and not (self.file_column or self.label_column):
-            file, label = 0, 1
-        elif len(head) == 2 and (file is None) != (label is None):
-            file, label = (1 - (label or 0), label) if file is None else (file, 1 - file)
+        file, label = _find(keys, self.file_column, FILES), _find(keys, self.label_column, LABELS)
+        if len(head) == 2 and file is None:
+            file = 0 if label is None else 1 - label
+        if len(head) == 2 and label is None and file is not None:
+            label = 1 - file
         if file is None or label is None:
             which = "--data.source.file_column and --data.source.label_column"
             raise UserError(f"{path} line 1: its columns are {', '.join(head[:20])}; name two of them with {which}")
-        for number, cells in rows:
-            whole = len(cells) >= len(head) and not any(cells[len(head) :])
-            check(
-                whole, f"{path} line {number}: {len(cells)} columns instead of {len(head)}, file and label among them"
-            )
-        return [(number, [cells[file], cells[label]]) for number, cells in rows[header:]]
-
-    def _name(self, label: str, place: str) -> str:
-        if self.target_transform:
-            label = str(self.target_transform(label))
-        label = clean_name(re.sub(r"^(\d+)\.0+$", r"\1", label))  # whole numbers, as tables of floats have them
-        check(bool(label), f"{place} the label is missing")
-        if self.label_names is None or label in self.label_names:
-            return label
-        known = label.isdecimal() and int(label) < len(self.label_names)
-        check(known, f"{place} there is no class {label!r}: the labels are 0 to {len(self.label_names) - 1}, or names")
-        return self.label_names[int(label)]
+        return file, label
 
 
 def _read_rows(path: Path) -> Rows:
@@ -135,7 +127,7 @@ def _read_rows(path: Path) -> Rows:
         delimiter = separator or (_guess(text) if lines < MAX_CELLS else ",")
         if lines + text.count(delimiter) > MAX_CELLS:
             raise ValueError(f"it has more than {MAX_CELLS:,} cells")
-        reader = csv.reader(_lines(text), delimiter=delimiter, skipinitialspace=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (csv.Error, TypeError, ValueError) as error:
         raise UserError(f"data.source: {path} is not a table in CSV ({error})") from error
@@ -145,11 +137,6 @@ def _read_rows(path: Path) -> Rows:
     if rows and len(rows[0][1]) > 2 and not rows[0][1][0]:  # the index that pandas writes
         rows = [(number, row[1:]) for number, row in rows]
     return rows
-
-
-def _lines(text: str) -> Iterator[str]:
-    """Yields the lines of a table: only line feeds and carriage returns end one, whatever else stands in a cell."""
-    return io.StringIO(text, newline="")
 
 
 def _count_spare(row: list[str]) -> int:
@@ -168,22 +155,30 @@ def _decode(content: bytes) -> str:
 
 
 def _guess(text: str) -> str:
-    """Returns the separator that divides the first line most often."""
-    first = next((line for line in _lines(text) if line.strip()), "")[:100_000]
-    return max(",;\t|", key=lambda separator: len(next(csv.reader([first], delimiter=separator), [])))
+    """Returns the separator that divides the first line most often; a blank if there is no other."""
+    first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")[:100_000]
+    columns = {separator: len(next(csv.reader([first], delimiter=separator), [])) for separator in ",;\t|"}
+    best = max(columns, key=lambda separator: columns[separator])
+    return best if columns[best] > 1 else " "
 
 
-def _find(keys: list[str], asked: str | None, usual: tuple[str, ...]) -> int | None:
-    wanted = (asked.casefold(),) if asked else usual
+def _find(keys: list[str], given: str | None, usual: tuple[str, ...]) -> int | None:
+    wanted = (clean_name(given).casefold(),) if given else usual
     found = [index for index, key in enumerate(keys) if key in wanted]
     return found[0] if len(found) == 1 else None
 
 
-def _find_file(path: Path) -> Path:
-    """Adds the ending of a file that the table leaves out, if that is plain."""
-    found = [] if path.is_file() else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
-    there = [file for file in found if file.is_file()]
-    return there[0] if len(there) == 1 else path
+def _find_file(folder: Path, name: str) -> Path:
+    """Finds a file that the table writes in another Unicode form than the disk, or without its ending."""
+    path = folder / name
+    if path.is_file():
+        return path
+    forms = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    for files in (forms, [file.with_name(file.name + suffix) for file in (path, *forms) for suffix in SUFFIXES]):
+        there = {str(file): file for file in files if file.is_file()}
+        if len(there) == 1:
+            return there.popitem()[1]
+    return path
 
 
 def _is_picture(cell: str, folder: Path) -> bool:

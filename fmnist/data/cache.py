@@ -1,4 +1,4 @@
-"""Picture files as tensors: decoded in parallel once, then read from a cache."""
+"""Decodes picture files to tensors, in parallel, once: then they are read from a cache."""
 
 import hashlib
 import io
@@ -19,8 +19,8 @@ from fmnist.data.read import pay_threads, read_picture
 from fmnist.errors import check
 from fmnist.files import atomic_path
 
-NAMED = 10  # pictures that cannot be read and are named
-SHARE = 64  # pictures that a thread takes at once
+NAMED = 10  # pictures that a message lists
+CHUNK = 64  # pictures that a thread takes at once
 FORMAT = "3"  # changes when the same file is decoded in another way
 
 
@@ -28,10 +28,10 @@ class Picture(NamedTuple):
     """A picture that has not been decoded yet."""
 
     place: str
-    """Where it stands, for an error message."""
+    """Its file, or the place in a file, for an error message."""
     file: str
     content: bytes | None = None
-    """Its content, if it lies inside ``file``; otherwise ``file`` is the picture."""
+    """Its content, if it is inside ``file``; otherwise ``file`` is the picture."""
 
 
 class Decoded(NamedTuple):
@@ -42,9 +42,9 @@ class Decoded(NamedTuple):
     digests: Tensor
     """A number for the content of each file, int64 (N,)."""
     kept: Tensor
-    """Which of the pictures these are, int64 (N,): all, but for those that cannot be read."""
+    """Indices of the pictures that could be read, int64 (N,)."""
     notice: str
-    """What is to be said of those that are left out; empty if none are."""
+    """A line about those that could not; empty if all could."""
 
 
 def decode(
@@ -53,20 +53,20 @@ def decode(
     transform: Callable[[Any], Any] | None,
     skip_broken: bool = False,
 ) -> Decoded:
-    """Decodes pictures, or takes them from the cache.
+    """Decodes pictures, or reads them from the cache.
 
     The cache holds one file for each list of pictures. It is used only if every file still has the size
     and the times of modification and change that it had, and replaced otherwise. Pictures with a
-    transform are not cached, as nobody can tell whether a function has changed.
+    transform are not cached: a change of its code would not be noticed.
 
     Args:
         pictures: What to decode.
         conversion: See ``convert``.
         transform: Applied to each PIL image before the conversion.
-        skip_broken: Leave out pictures that cannot be read; ``notice`` says which.
+        skip_broken: Leave out pictures that cannot be read.
 
     Raises:
-        UserError: Pictures cannot be read; the message says which and why.
+        UserError: Pictures cannot be read; the message lists which and why.
     """
     folder = _cache_folder()
     if transform or not pictures or folder is None:
@@ -117,7 +117,7 @@ def _write_cache(path: Path, state: str, decoded: Decoded) -> None:
             arrays: dict[str, Any] = {name: np.asarray(values) for name, values in decoded._asdict().items()}
             np.savez(file, state=np.array(state), **arrays)
     except OSError:
-        return  # a cache that cannot be written costs time only
+        return  # as on a file system that is read-only: then pictures are decoded again
 
 
 def _decode(
@@ -139,12 +139,12 @@ def _decode(
             broken[index] = f"{picture.place} {error}"
 
     def some(start: int) -> None:
-        for index in range(start, min(start + SHARE, len(pictures))):
+        for index in range(start, min(start + CHUNK, len(pictures))):
             one(index, pictures[index])
 
     files = list(dict.fromkeys(picture.file for picture in pictures if picture.content is None))
     with ThreadPoolExecutor() as pool:
-        for _ in (pool.map if pay_threads(files) else map)(some, range(0, len(pictures), SHARE)):
+        for _ in (pool.map if pay_threads(files) else map)(some, range(0, len(pictures), CHUNK)):
             pass  # an error comes out here
     notice = _describe([broken[index] for index in sorted(broken)], len(pictures), skip_broken) if broken else ""
     kept = torch.tensor([index for index in range(len(pictures)) if index not in broken], dtype=torch.long)
@@ -152,17 +152,16 @@ def _decode(
 
 
 def _describe(broken: list[str], total: int, skip_broken: bool) -> str:
-    """Names what cannot be read, the first ten: as a mistake, or for a notice."""
     some = "; ".join(broken[:NAMED]) + (f"; and {len(broken) - NAMED:,} more" if len(broken) > NAMED else "")
     check(
         skip_broken,
-        f"{some}: mend or remove {'it' if len(broken) == 1 else 'them'}, or leave out what cannot be "
+        f"{some}: repair or remove {'it' if len(broken) == 1 else 'them'}, or leave out what cannot be "
         f"read with --data.source.skip_broken true",
     )
     return f"{len(broken):,} of {total:,} pictures cannot be read and are left out: {some}"
 
 
 def _digest(picture: Picture) -> int:
-    """Returns a number for the content of a picture, from its file or from where it lies inside one."""
+    """Returns a number for the content of a picture."""
     content = Path(picture.file).read_bytes() if picture.content is None else picture.content
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), signed=True)

@@ -1,0 +1,62 @@
+"""Warnings about data on which figures cannot be trusted."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmnist.data.images import Images
+from fmnist.data.sources.source import Source
+
+FEW = 5  # validation images of a class
+
+
+def find_problems(
+    saved: dict[str, Any], stage: str, split: str, images: Images | None, class_names: Sequence[str]
+) -> list[str]:
+    """Returns a line for each reason not to trust the figures of a network on some data.
+
+    Args:
+        saved: State of the data module in its training: ``split`` and ``trained_on``; empty for a new training.
+        stage: ``test``, ``validate`` or ``fit``.
+        split: Digest of the split now; empty if nothing has been split.
+        images: Those that the network is evaluated on.
+        class_names: Name of each class.
+    """
+    lines = []
+    before, seen = saved.get("split"), saved.get("trained_on")
+    if before and split and before != split:
+        lines.append(f"notice: the split of the data is {split}, in the training it was {before}")
+    digests = images.digests if images else None
+    if isinstance(seen, Tensor) and digests is not None and (count := int(torch.isin(digests, seen).sum())):
+        part = "test" if stage == "test" else "validation"
+        lines.append(f"notice: {count:,} of {len(digests):,} {part} images were trained on: the figures are too good")
+    return lines + find_small_classes(images.labels, class_names) if images and stage == "fit" else lines
+
+
+def find_small_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Returns a warning if classes have fewer than 5 of the validation images, whose labels are int64 (N,)."""
+    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    few = [f"{name} {count}" for name, count in zip(class_names, counts, strict=True) if count < FEW]
+    some = ", ".join(few[:5]) + (f" and {len(few) - 5:,} more" if len(few) > 5 else "")
+    line = f"warning: few validation images of some classes ({some}): the best epoch and the probabilities"
+    return [f"{line} are left to chance: give more pictures or a larger --data.val_size"] if few else []
+
+
+def find_two_labels(source: Source, class_map: dict[str, str]) -> list[str]:
+    """Returns the pictures that are equal in every pixel and differ in their labels, one line for each picture.
+
+    Args:
+        source: Where they come from; training and test part are compared.
+        class_map: New names for classes.
+    """
+    names = [class_map.get(name, name) for name in source.class_names]
+    groups = dict[bytes, dict[str, str]]()  # by the pixels: the first picture of each label
+    for train in (True, False):
+        images, labels = source.load(train)
+        paths = source.paths(train) or [f"{'training' if train else 'test'} image {n}" for n in range(len(labels))]
+        for image, label, path in zip(images.numpy(), labels.tolist(), paths, strict=True):
+            groups.setdefault(image.tobytes(), {}).setdefault(names[label], path)
+    several = [group for group in groups.values() if len(group) > 1]
+    return [", ".join(f"{path} ({name})" for name, path in group.items()) for group in several]
