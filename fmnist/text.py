@@ -3,6 +3,7 @@
 import contextlib
 import re
 from typing import Any
+from unicodedata import category, east_asian_width
 
 # Control characters (C0, C1), marks that change the direction of text, line separators, and lone surrogates.
 # Left alone: spaces of any width, and the joiners that Persian, Hindi and emoji are written with.
@@ -25,3 +26,14 @@ def table_cell(value: Any) -> Any:
             return value
         value = f"'{value}"
     return plain(value)
+
+
+def display_width(text: str) -> int:
+    """Returns the columns that a text takes in a terminal: two for a Chinese character, none for a combining mark."""
+    marks = ("Mn", "Me", "Cf")
+    return sum(0 if category(char) in marks else 1 + (east_asian_width(char) in "WF") for char in text)
+
+
+def pad(text: str, width: int) -> str:
+    """Returns a text, filled up with spaces to a number of columns in a terminal."""
+    return text + " " * (width - display_width(text))

@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -318,8 +319,8 @@ def test_figures_of_a_test_go_with_the_weights_that_were_tested(trained, cli):
     assert cli("test")[0] == 0
     plain = json.loads((RUN / "test" / "metrics.json").read_text())
     assert plain["digests"]["checkpoint"] == hashlib.sha256((RUN / "checkpoints/best.ckpt").read_bytes()).hexdigest()
-    (row,) = json.loads(cli("compare", "--format", "json")[1])
-    assert row["test/acc"] == plain["acc"]
+    (row,) = csv.DictReader(io.StringIO(cli("compare", "--format", "csv")[1]))
+    assert float(row["test/acc"]) == plain["acc"]
 
 
 def test_a_training_is_continued_by_epochs(trained, cli):

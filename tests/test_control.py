@@ -78,7 +78,7 @@ def test_a_surrogate_in_the_name_of_a_class_costs_one_line(workplace, cli):
         assert (code, err.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize("style", ["text", "markdown", "csv", "json"])
+@pytest.mark.parametrize("style", ["text", "csv"])
 def test_compare(workplace, cli, style):
     for number, value in enumerate([*EVIL, "=cmd|' /C calc'!A0", "@SUM(1)"]):
         run = workplace / "logs" / f"version_{number}"
@@ -93,8 +93,6 @@ def test_compare(workplace, cli, style):
         rows = [*csv.DictReader(io.StringIO(out))]
         assert {row["data.x"] for row in rows} >= {"'=cmd|' /C calc'!A0", "'@SUM(1)"}
         assert {row[plain(f"data.y{EVIL[1]}")] for row in rows} >= {"-1", ""}, "a number stays one"
-    if style == "json":
-        assert {row["data.x"] for row in json.loads(out)} >= {*EVIL}
 
 
 def test_classes_of_own_pictures(workplace, cli):

@@ -1,5 +1,7 @@
 """Runs that somebody else has made: nothing is written out of them, nothing hangs, what is damaged costs one line."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -136,11 +138,11 @@ def test_a_checkpoint_that_cannot_be_ours_is_not_hashed(place, cli):
     with (RUN / "checkpoints/best.ckpt").open("wb") as file:
         file.truncate(200 << 30)
     began = time.monotonic()
-    code, out, _ = cli("compare", "--format", "json")
+    code, out, _ = cli("compare", "--format", "csv")
     assert time.monotonic() - began < 5
     assert code == 0
-    row = next(row for row in json.loads(out) if row["run"] == "version_0")
-    assert (row["status"], row["test/acc"]) == ("finished", None)
+    row = next(row for row in csv.DictReader(io.StringIO(out)) if row["run"] == "version_0")
+    assert (row["status"], row["test/acc"]) == ("finished", "")
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -1,8 +1,7 @@
-"""One table of all runs: what differs between them, and how well they did."""
+"""``compare``: one table of all runs, their results and the settings in which they differ."""
 
 import csv
 import io
-import json
 import math
 import os
 import shutil
@@ -13,67 +12,67 @@ from typing import Any
 
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
-from fmnist.files import read_json
-from fmnist.runs.folder import LOGS, ended_mark, find_below, is_locked, newest_run, read_name, spell
+from fmnist.files import expand, read_json
+from fmnist.runs.folder import LOGS, ended_mark, find_below, is_locked, locate, newest_run, read_name, spell
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
-from fmnist.text import plain, table_cell
+from fmnist.text import display_width, pad, plain, table_cell
 
-EXAMPLE = "fmnist compare --format markdown"
-FORMATS = ("text", "markdown", "csv", "json")
+EXAMPLE = "fmnist compare lightning_logs/mlp"
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
-SPREAD = ("val/acc", "val/loss", "test/acc", "test/ece")  # what a row of several seeds has a mean and a std of
+SPREAD = ("val/acc", "val/loss", "test/acc", "test/ece")  # have a standard deviation over several seeds
 WIDEST = 60  # characters of a cell
-RESULT = "result.json"  # of the trial of a sweep
-MAX_SETTINGS = 1000  # a configuration with more is not one of ours
+RESULT = "result.json"  # of a trial of a sweep
+MAX_SETTINGS = 1000  # of a configuration; ours have a tenth of that
 
 Row = dict[str, Any]
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``compare``, described in a few words, with what was typed after it."""
+    """Runs ``compare``, described in a few words, with its arguments."""
     parser = PlainParser("compare", description, EXAMPLE, " [FOLDER]")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(LOGS), help=f"Where the runs are ({LOGS}).")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="How the table is written (text).")
-    options = parser.parse_args([*argv])
-    check(options.folder.is_dir(), f"{options.folder}: there is no such folder; name one that holds runs")
-    rows = compare(options.folder)
-    check(bool(rows), f"{options.folder} holds no runs: name a folder with version_N in it")
-    print(write(rows, options.format))
+    parser.add_argument("folder", nargs="?", help=f"Folder of the runs ({LOGS}).")
+    root = parser.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="root", default=".")
+    root.metavar, root.help = "DIR", "Folder that holds lightning_logs."
+    parser.add_argument("--format", choices=("text", "csv"), default="text", help="How the table is written (text).")
+    args = parser.parse_args([*argv])
+    folder = locate(args.folder, expand(args.root)) if args.folder else expand(args.root) / LOGS
+    check(folder.is_dir(), f"{folder}: there is no such folder; name one that holds runs")
+    rows = list_runs(folder)
+    check(bool(rows), f"{folder} holds no runs: name a folder with version_N in it")
+    print(format_csv(rows) if args.format == "csv" else format_text(rows))
 
 
-def compare(folder: Path) -> list[Row]:
+def list_runs(folder: Path) -> list[Row]:
     """Describes all runs below a folder, the best validation accuracy first.
 
     Args:
-        folder: Where to look for folders ``version_N``.
+        folder: Where to look for folders ``version_N``, and for trials of a sweep that were refused.
 
     Returns:
-        A row per run: its folder, its name if one of them has any, its metrics (``None`` for what it has not
-        measured), and those settings that differ between the runs. ``status`` tells finished runs from others.
+        A row per run: its folder, its name if one of them has any, its ``status``, its metrics (``None`` if it lacks
+        one), and the settings that differ between the runs. Runs that differ only in the seed have one more row.
     """
     runs = sorted(path for path in find_below(folder, "version_*") if path.is_dir())
     trials = sorted(path for path in find_below(folder, "trial_*") if (path / RESULT).is_file())
-    refused = [path for path in trials if newest_run(path) is None]
-    read = [_read(path) for path in runs] + [
-        ({**dict.fromkeys(METRICS), "status": _ended(path)}, {}) for path in refused
-    ]
-    settings = [flat for _, flat in read]
-    keys = sorted({key for flat in settings for key in flat} - {"trainer.default_root_dir"})
-    readable = [flat for flat in settings if flat]
-    differing = [key for key in keys if _differs([flat.get(key) for flat in readable], key)]
+    read = {path: _read_run(path) for path in runs}
+    read |= {path: ({"status": _find_failure(path)}, {}) for path in trials if newest_run(path) is None}
+    readable = [settings for _, settings in read.values() if settings]
+    keys = sorted({key for settings in readable for key in settings} - {"trainer.default_root_dir"})
+    differing = [key for key in keys if _differs([settings.get(key) for settings in readable], key)]
     rows = [
-        {"run": spell(path), "name": read_name(path), **row, **{key: flat.get(key) for key in differing}}
-        for path, (row, flat) in zip([*runs, *refused], read, strict=True)
+        {"run": spell(path), "name": read_name(path), **dict.fromkeys(METRICS), **row}
+        | {key: settings.get(key) for key in differing}
+        for path, (row, settings) in read.items()
     ]
-    rows += _gather(rows, differing)
-    empty = {"name"} if not any(row["name"] for row in rows) else set()
-    rows = [{key: value for key, value in row.items() if key not in empty} for row in rows]
+    rows += _gather_seeds(rows, differing)
+    if not any(row["name"] for row in rows):
+        rows = [{key: value for key, value in row.items() if key != "name"} for row in rows]
     return sorted(rows, key=lambda row: (-(row["val/acc"] or 0), row["run"]))
 
 
-def _gather(rows: list[Row], settings: list[str]) -> list[Row]:
-    """Makes a row of the runs that differ in the seed alone: the mean of each metric, and its standard deviation."""
+def _gather_seeds(rows: list[Row], settings: list[str]) -> list[Row]:
+    """Returns a row for runs that differ only in the seed: the mean of each metric, and its standard deviation."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row["status"] == "finished":
@@ -87,7 +86,7 @@ def _gather(rows: list[Row], settings: list[str]) -> list[Row]:
         mean: Row = {**group[0], "run": f"{group[0]['run']} ...", "name": None, "status": f"mean of {seeds} seeds"}
         mean["seed_everything"] = ",".join(str(row["seed_everything"]) for row in group)
         for key in (*SPREAD, "seconds"):
-            values = [row[key] for row in group if row.get(key) is not None]
+            values = [row[key] for row in group if row[key] is not None]
             whole = len(values) == len(group)
             mean[key] = statistics.mean(values) if whole else None
             if key in SPREAD:
@@ -100,37 +99,38 @@ def _gather(rows: list[Row], settings: list[str]) -> list[Row]:
 
 
 def _differs(values: list[Any], key: str) -> bool:
-    # the classes are unknown before a run and written down when it is continued
+    # class names are unknown before a run and saved when it is continued
     found = [value for value in values if value is not None] if key == "model.class_names" else values
     return len({repr(value) for value in found}) > 1
 
 
-def _read(path: Path) -> tuple[Row, Row]:
+def _read_run(path: Path) -> tuple[Row, Row]:
     """Returns the metrics and the settings of a run; whatever is wrong with it becomes its status."""
-    row: Row = dict.fromkeys(METRICS)
+    row: Row = {}
     try:
         made_here = (path / "config.yaml").exists() or not (path / "metrics.csv").exists()
-        flat = _flatten(read_settings(path / "config.yaml")) if made_here else {}  # a notebook's run has no settings
+        settings = _flatten(read_settings(path / "config.yaml")) if made_here else {}  # a notebook's run has none
         history = read_history(path)
         row |= {"epochs": len(history), "seconds": read_seconds(path)}
-        planned = flat.get("trainer.max_epochs")
+        planned = settings.get("trainer.max_epochs")
         ended = len(history) == planned or ended_mark(path).exists()
-        row["status"] = "finished" if ended else f"{len(history)} of {planned or '?'} epochs"
-        row["status"] = _ended(path.parent.parent) or row["status"] + (", running" if is_locked(path) else "")
+        status = "finished" if ended else f"{len(history)} of {planned or '?'} epochs"
+        row["status"] = _find_failure(path.parent.parent) or status + (", running" if is_locked(path) else "")
         scored = [epoch for epoch in history if math.isfinite(epoch.get("val/acc", math.nan))]
         best = max(scored, key=lambda epoch: (epoch["val/acc"], -epoch.get("val/loss", 0)), default={})
         row |= {key: best.get(key) for key in ("val/acc", "val/loss")}
-        row |= _read_test(path)
+        test = read_test(path / "checkpoints" / "best.ckpt")
+        row |= {f"test/{name}": float(test[name]) for name in ("acc", "ece") if test}
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         reason = f"{error.strerror}: {Path(error.filename or path).name}" if isinstance(error, OSError) else str(error)
         reason = reason.replace(os.path.join(path, ""), "")  # noqa: PTH118 - with the separator behind it
         row["status"] = f"broken: {' '.join(reason.split())[:60]}"
         return row, {}
-    return row, flat
+    return row, settings
 
 
-def _ended(trial: Path) -> str:
-    """Tells how the trial of a sweep has ended, if not as a training should."""
+def _find_failure(trial: Path) -> str:
+    """Returns why a trial of a sweep has failed; empty if it has not, and for any other folder."""
     path = trial / RESULT
     try:
         result = read_json(path) if path.exists() else {}
@@ -140,73 +140,51 @@ def _ended(trial: Path) -> str:
     return "" if status == "complete" else f"{status}: {reason}" if reason else str(status)
 
 
-def _read_test(path: Path) -> Row:
-    test = read_test(path / "checkpoints" / "best.ckpt")
-    return {f"test/{name}": float(test[name]) for name in ("acc", "ece")} if test else {}
-
-
-def _flatten(node: Any, prefix: str = "") -> Row:
-    """Turns ``{a: {b: 1}}`` into ``{"a.b": 1}``."""
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
+def _flatten(node: Any, name: str = "") -> Row:
+    """Returns settings by option: ``{a: {class_path: B, init_args: {c: 1}}}`` becomes ``{"a": "B", "a.c": 1}``."""
+    if not isinstance(node, dict):
+        return {name: node}
     flat: Row = {}
     for key, value in node.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= _flatten(value, name if key in ("class_path", "init_args") else f"{name}.{key}".lstrip("."))
         if len(flat) > MAX_SETTINGS:
             raise ValueError("config.yaml has too many settings")
     return flat
 
 
-def write(rows: list[Row], style: str) -> str:
-    """Writes rows in one of the ``FORMATS``."""
-    if style == "json":
-        lines = json.dumps(rows, indent=2, ensure_ascii=False, default=str, skipkeys=True).split("\n")
-        return "\n".join(map(plain, lines))
-    if style == "csv":
-        text = io.StringIO()
-        table = [[*rows[0]], *(row.values() for row in rows)]
-        csv.writer(text, lineterminator="\n").writerows(map(table_cell, line) for line in table)
-        return text.getvalue().rstrip("\n")
-    rows = [_join(row) for row in rows]
-    rows = [_shorten(row) for row in rows] if style == "text" else rows
-    cells = [[_cell(value) for value in line] for line in (rows[0], *(row.values() for row in rows))]
-    if style == "markdown":
-        cells = [[cell.replace("|", r"\|") for cell in line] for line in cells]
-        cells.insert(1, ["---"] * len(cells[0]))
-        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+def format_csv(rows: list[Row]) -> str:
+    """Writes rows as CSV, with the columns of the first."""
+    text = io.StringIO()
+    table = [[*rows[0]], *(row.values() for row in rows)]
+    csv.writer(text, lineterminator="\n").writerows(map(table_cell, line) for line in table)
+    return text.getvalue().rstrip("\n")
+
+
+def format_text(rows: list[Row]) -> str:
+    """Writes rows as a table with as many columns as the terminal has room for."""
+    joined = [_join_spread(row) for row in rows]
+    cells = [[_as_text(value) for value in line] for line in (joined[0], *(row.values() for row in joined))]
     room = shutil.get_terminal_size((200, 24)).columns
     widths: list[int] = []
     for column in zip(*cells, strict=True):
-        width = max(map(len, column))
+        width = max(map(display_width, column))
         if sum(widths) + 2 * len(widths) + width > room:
             break
         widths.append(width)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in cells]
+    lines = ["  ".join(map(pad, line, widths)).rstrip() for line in cells]
     if len(widths) < len(cells[0]):
         lines.append(f"({len(cells[0]) - len(widths)} more columns do not fit: --format csv has all)")
     return "\n".join(lines)
 
 
-def _join(row: Row) -> Row:
-    """Puts mean and standard deviation into one cell."""
+def _join_spread(row: Row) -> Row:
+    """Returns a row with mean and standard deviation in one cell."""
     std = {key: row.get(f"{key} std") for key in SPREAD}
     joined = {key: f"{row[key]:.4f} ± {value:.4f}" for key, value in std.items() if value is not None}
     return {key: joined.get(key, value) for key, value in row.items() if not key.endswith(" std")}
 
 
-def _shorten(row: Row) -> Row:
-    """Gives settings the last part of their name, where that is enough, and puts an optimizer into one cell."""
-    short = {key: key if "/" in key else key.removeprefix("trainer.").replace("init_args.", "") for key in row}
-    last = [name.rpartition(".")[2] for name in short.values()]
-    short = {key: end if last.count(end) == 1 else name for (key, name), end in zip(short.items(), last, strict=True)}
-    inside = {key: value for key, value in row.items() if key.startswith("model.optimizer.")}
-    given = [f"{key.rpartition('.')[2]}={_cell(value)}" for key, value in inside.items() if "init_args" in key]
-    name = str(row.get("model.optimizer.class_path") or "").rpartition(".")[2]
-    shown = {short[key]: value for key, value in row.items() if key not in inside}
-    return {**shown, "optimizer": f"{name}({', '.join(given)})" if name else ", ".join(given)} if inside else shown
-
-
-def _cell(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None:
         return "-"
     text = f"{value:.4g}" if isinstance(value, float) else plain(" ".join(str(value).split()))

@@ -4,15 +4,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import yaml
-from tqdm import tqdm
 
-from fmnist.cli.compare import compare as read_rows
-from fmnist.cli.compare import write
+from fmnist.cli.compare import format_text, list_runs
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
 from fmnist.files import expand, write_whole
@@ -31,20 +27,17 @@ NOISE = "differences below about 0.2 points are within seed noise (measured for 
 def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``sweep``, described in a few words, with its arguments."""
     parser = PlainParser("sweep", description, EXAMPLE, " FILE [options of fit, for every trial]")
-    parser.add_argument("file", type=expand, metavar="FILE", help="What is tried, in YAML; see docs/sweep.md.")
+    parser.add_argument("file", type=expand, metavar="FILE", help="The search, in YAML; see docs/sweep.md.")
     parser.add_argument("--test", action="store_true", help="Test the best checkpoint of each trial.")
     args, options = parser.parse_known_args([*argv])
     plan, folder = read_plan(args.file), Path(LOGS) / args.file.stem
     _check_options(plan, options)
     _stop_on_signals()
     open_sweep(folder, plan.record(options))
-    done = sum(trial.is_done(args.test) for trial in read_trials(folder, plan))
     try:
-        with tqdm(total=_count(plan), desc=folder.name, unit="trial", disable=not sys.stderr.isatty()) as bar:
-            bar.update(done)
-            Sweep(plan, folder, options, args.test, lambda trial: _report(trial, plan, bar)).run()
+        Sweep(plan, folder, options, args.test, lambda trial: _print_trial(trial, plan)).run()
     finally:
-        _show(plan, folder, options)
+        _print_best(plan, folder, options)
 
 
 def _stop_on_signals() -> None:
@@ -55,7 +48,7 @@ def _stop_on_signals() -> None:
 
 
 def _check_options(plan: Plan, options: Sequence[str]) -> None:
-    """Refuses, before anything is trained, options and values that ``fit`` does not accept."""
+    """Refuses options and values that ``fit`` does not accept, before anything is trained."""
     from fmnist.cli.command import parse_fit
 
     for name in RESERVED[1:]:
@@ -76,27 +69,19 @@ def _check_options(plan: Plan, options: Sequence[str]) -> None:
     check(validated or needless, f"metric: without validation images no run has {plan.metric}")
 
 
-def _count(plan: Plan) -> int:
-    sizes = [len(space) for space in plan.search.values() if isinstance(space, list)]
-    return len(plan.named) + (plan.trials if plan.sampler != "grid" else prod(sizes) if sizes else 0)
-
-
-def _report(trial: Trial, plan: Plan, bar: Any) -> None:
-    """Prints a trial that is done."""
+def _print_trial(trial: Trial, plan: Plan) -> None:
     result = trial.result() or {}
     value = result.get("value")
     outcome = f"{plan.metric} {value:.4f}" if value is not None else result.get("reason", "complete")
     tried = " ".join(as_arguments(trial.point)[len(plan.config) == 1 :])
-    bar.update()
-    line = plain(f"{trial.path.name}{f' ({trial.name})' if trial.name else ''}: {outcome}  {tried}").rstrip()
-    bar.write(line) if not bar.disable else print(line, flush=True)
+    name = f" ({trial.name})" if trial.name else ""
+    print(plain(f"{trial.path.name}{name}: {outcome}  {tried}").rstrip(), flush=True)
 
 
-def _show(plan: Plan, folder: Path, options: Sequence[str]) -> None:
+def _print_best(plan: Plan, folder: Path, options: Sequence[str]) -> None:
     """Prints the first ten, and how to train the best with five seeds."""
-    rows = read_rows(folder)
-    if rows:
-        print(f"\n{write(rows[:SHOWN], 'text')}")
+    if rows := list_runs(folder):
+        print(f"\n{format_text(rows[:SHOWN])}")
     if "data.fold" in plan.search:
         print(f"labels that look wrong: python -m fmnist audit {shlex.quote(str(folder))}")
     results = [(trial, trial.result() or {}) for trial in read_trials(folder, plan)]
@@ -108,6 +93,6 @@ def _show(plan: Plan, folder: Path, options: Sequence[str]) -> None:
     search["seed_everything"] = [0, 1, 2, 3, 4]
     seeds = {"config": str(Path(best.point["config"]).resolve()), "search": search}
     path = folder / f"{folder.name}-seeds.yaml"
-    write_whole(path, yaml.safe_dump(seeds, sort_keys=False))
     print(f"best: {best.path}; {NOISE}")
+    write_whole(path, yaml.safe_dump(seeds, sort_keys=False))
     print(f"with five seeds: python -m fmnist sweep {shlex.join([str(path), '--test', *options])}")
