@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fmnist.runs.tables import read_metrics
+from fmnist.files import read_json
 
 # Accuracy and average loss on the test set after each epoch, as published with the recipe.
 PUBLISHED = [(0.473, 2.1499), (0.541, 1.8640), (0.603, 1.4950), (0.637, 1.2357), (0.650, 1.0742)]
@@ -56,7 +56,7 @@ def run_seed(seed: int, folder: Path, options: list[str]) -> list[dict[str, floa
         rows = []
         for epoch in range(len(PUBLISHED)):
             call("test", "--ckpt_path", folder / "epochs" / f"epoch={epoch}.ckpt")
-            rows.append(read_metrics(folder / "epochs" / "test" / "metrics.json"))
+            rows.append(read_json(folder / "epochs" / "test" / "metrics.json"))
         result.write_text(json.dumps(rows))
     return json.loads(result.read_text())  # type: ignore[no-any-return]
 

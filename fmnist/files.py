@@ -15,7 +15,6 @@ from typing import Any
 from fmnist.errors import DamagedError, check
 
 MAX_BYTES = 1_000_000  # of a configuration or a history: ours have a hundredth of that
-MAX_DIGEST = 1 << 31  # bytes of a checkpoint that is hashed only to see which test results are its own
 
 PARTS = ".*.part"  # pattern of the temporary files, which a killed process leaves behind
 

@@ -1,4 +1,4 @@
-"""The tables of a run, metrics.csv, times.csv and test/metrics.json: each format is written and read here."""
+"""Formats of a run's results: metrics.csv, times.csv and test/metrics.json, written and read."""
 
 import csv
 import io
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import DamagedError
-from fmnist.files import MAX_DIGEST, digest_file, open_own, read_json, read_text, write_whole
+from fmnist.files import digest_file, open_own, read_json, read_text, write_whole
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
-MAX_EPOCH = 1e9  # of which a picture can be drawn
-SCHEMA = 2  # of metrics.json
-RENAMED = {"accuracy": "acc", "accuracy_interval": "acc_interval", "top2_accuracy": "top2_acc"}  # since schema 1
+MAX_EPOCH = 1e9  # the highest that can be drawn
+MAX_DIGEST = 1 << 31  # bytes of a checkpoint that is hashed to see whether test results are its own
+SCHEMA = 2  # version of metrics.json
 
 Metrics = dict[str, Any]
 
 
 def percent(share: float) -> str:
-    """Writes a share from 0 to 1 as it stands everywhere: ``90.46 %``."""
+    """Returns a share from 0 to 1 as text, ``90.46 %``."""
     return f"{100 * share:.2f} %"
 
 
@@ -33,7 +33,7 @@ def write_history(rows: list[dict[str, float]], run: Path) -> None:
 
 
 def order_columns(rows: list[dict[str, float]]) -> list[str]:
-    """Returns the columns of some epochs: the usual ones, then the others by name."""
+    """Returns the columns of a history: the usual ones, then the others by name."""
     return [*COLUMNS, *sorted({key for row in rows for key in row} - {*COLUMNS})]
 
 
@@ -72,35 +72,27 @@ def append_seconds(run: Path, epoch: int, seconds: float) -> None:
 
 
 def read_seconds(run: Path) -> float | None:
-    """Adds up the time of all epochs; one that was repeated after a crash counts once.
-
-    Version 0.1.0 wrote no header.
-    """
-    if not (run / "times.csv").exists():
-        return None
-    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines())
-    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma and epoch != "epoch"}.values())
-
-
-def write_metrics(metrics: Metrics, path: Path) -> None:
-    """Writes what a test has measured as ``metrics.json``."""
-    write_whole(path, json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
-
-
-def read_metrics(path: Path) -> Metrics:
-    """Reads a ``metrics.json`` of any version, under the names of today.
+    """Returns the seconds of all epochs; one that was repeated after a crash counts once.
 
     Raises:
         OSError: The file cannot be read.
-        DamagedError: The file is not such a record.
+        ValueError: It is not such a table.
     """
-    return {RENAMED.get(name, name): value for name, value in read_json(path).items()}
+    if not (run / "times.csv").exists():
+        return None
+    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines()[1:])
+    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
+
+
+def write_metrics(metrics: Metrics, path: Path) -> None:
+    """Writes the results of a test as ``metrics.json``."""
+    write_whole(path, json.dumps({"schema": SCHEMA, **metrics}, indent=2) + "\n")
 
 
 def read_test(checkpoint: Path) -> Metrics:
-    """Reads what a test has measured of this very checkpoint; nothing if there was none.
+    """Returns the test results of a checkpoint; empty if there are none for this very file.
 
-    Nothing either of a checkpoint above 2 GB: to hash what anybody may have made must not take minutes.
+    Those of a file above 2 GB are ignored, since hashing an untrusted file must not take minutes.
 
     Raises:
         OSError: The results or the checkpoint cannot be read.
@@ -109,21 +101,16 @@ def read_test(checkpoint: Path) -> Metrics:
     path = results_folder(checkpoint) / "metrics.json"
     if not (path.is_file() and checkpoint.is_file() and checkpoint.stat().st_size <= MAX_DIGEST):
         return {}
-    found = read_metrics(path)
-    _check_metrics(found)
+    found = read_json(path)
+    digests, shares = found.get("digests"), [found.get(name) for name in ("acc", "ece")]
+    counted = isinstance(digests, dict) and isinstance(found.get("num_samples"), int)
+    if not counted or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
+        raise DamagedError("metrics.json lacks figures")
     return found if found["digests"].get("checkpoint") == digest_file(checkpoint) else {}
 
 
-def _check_metrics(metrics: Metrics) -> None:
-    """Raises a ``DamagedError`` for a record without the figures that are shown elsewhere."""
-    counted = isinstance(metrics.get("digests"), dict) and isinstance(metrics.get("num_samples"), int)
-    shares = [metrics.get(name) for name in ("acc", "ece")]
-    if not counted or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
-        raise DamagedError("metrics.json lacks figures")
-
-
 def read_known_test(checkpoint: Path) -> Metrics:
-    """Reads what ``read_test`` does, where that is only mentioned: what cannot be read is left out."""
+    """Returns what ``read_test`` does, and nothing where that fails."""
     try:
         return read_test(checkpoint)
     except (OSError, ValueError):
