@@ -8,51 +8,60 @@ from typing import Any, ClassVar
 import yaml
 
 from fmnist.files import read_text
+from fmnist.limits import MAX_DEPTH, MAX_NODES
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every command accepts
-MAX_NODES, MAX_DEPTH = 10_000, 50  # of a configuration: its values, their nesting
-# A whole number, in any of YAML's forms, so long that it costs time to build or has the hash of many others
+# An integer, in any of YAML's forms, so long that it costs time to build or has the hash of many others
 LONG = re.compile(r"[-+]?(0[xb][\da-fA-F_]{17,}|\d[\d_:]{18,})(\.[\d_]*)?", re.ASCII)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's, with scalars as YAML 1.2 and jsonargparse have them: ``1e-4`` is a number, a date is text."""
+    """PyYAML's loader with scalars as in YAML 1.2 and jsonargparse: ``1e-4`` is a number, a date is text."""
 
     yaml_implicit_resolvers: ClassVar = {
         letter: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
         for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Builds a dict; PyYAML would keep the last of two equal keys without a word."""
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                raise ValueError(f"{key.value[:60]} is there twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$", re.ASCII), [*"-+0123456789"]
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$", re.ASCII), [*"-+.0123456789"]
 )
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Reads a configuration in YAML that anybody may have written.
+    """Reads a configuration in YAML from an untrusted file.
 
     Raises:
         OSError: The file is missing or cannot be read.
-        ValueError: It is no configuration, or is made to exhaust the machine.
+        ValueError: It is not a configuration, has a key twice, or was made to exhaust the machine.
     """
     text = read_text(path)
     try:
         _check_events(text)  # before anything is built
         settings = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
-        raise ValueError(" ".join(str(error).split())) from error  # also what PyYAML's own mistakes end in
+        raise ValueError(" ".join(str(error).split())) from error  # PyYAML raises all of these
     if not isinstance(settings, dict):
         raise ValueError("it holds no settings")
     return settings
 
 
 def list_options(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the settings of a configuration as the options of the command line that they stand for.
+    """Yields the settings of a configuration as command-line options with their values.
 
     Args:
-        settings: A configuration, or the part of one that ``name`` is the option of.
-        name: Option, such as ``data.source``; a class and its ``init_args`` belong to the option itself.
+        settings: A configuration, or the part of one below the option ``name``.
+        name: Option, such as ``data.source``; ``class_path`` and ``init_args`` are left out of names.
     """
     if isinstance(settings, dict):
         for key, value in settings.items():
@@ -66,7 +75,7 @@ def list_options(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_events(text: str) -> None:
-    """Refuses what grows when it is built: deep nesting, aliases that multiply, merge keys, tags, long numbers."""
+    """Refuses what grows when it is built: deep nesting, nested aliases, merge keys, tags, long numbers."""
     total = 0  # values so far, an alias counted as what it stands for
     opened = list[tuple[str | None, int]]()  # collections: their anchors, and the values before them
     sizes = dict[str | None, int]()  # values of each anchor
@@ -90,7 +99,7 @@ def _check_events(text: str) -> None:
 
 
 def _check_node(event: Any) -> None:
-    """Refuses what no setting needs: a tag, a merge key, and a number of more than 18 digits."""
+    """Refuses tags, merge keys, and numbers of more than 18 digits."""
     if event.tag:
         raise ValueError(f"it has the tag {event.tag[:60]}")
     is_plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0]  # not in quotes
