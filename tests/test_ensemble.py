@@ -224,11 +224,22 @@ def test_a_folder_of_runs_means_them_all(place, cli):
         code, _, err = cli(verb, "--ckpt_path", "search", *needed)
         assert code == 2
         assert err == f"fmnist: error: {verb} takes one --ckpt_path, here are 2: test and predict take several\n"
-    runs.ended_mark(checkpoints[1].parent.parent).unlink()
+    shutil.copytree("lightning_logs/search/trial_001", "lightning_logs/search/trial_002")
+    runs.ended_mark(place / "lightning_logs/search/trial_002/lightning_logs/version_0").unlink()
+    refused = place / "lightning_logs/search/trial_003"  # before it had a run
+    refused.mkdir()
+    (refused / "trial.json").write_text("{}")
+    code, out, err = cli("predict", "--ckpt_path", "search", *picture)
+    assert code == 0
+    assert "an ensemble of 2" in out
+    assert err == "note: search without search/trial_002, search/trial_003: failed or not finished\n"
+    for checkpoint in checkpoints:
+        runs.ended_mark(checkpoint.parent.parent).unlink()
     code, _, err = cli("test", "--ckpt_path", "search")
     assert code == 2
-    assert "--ckpt_path search: search/trial_001/lightning_logs/version_0 has not ended; name the runs" in err
-    shutil.rmtree("lightning_logs/search/trial_001")
+    assert "--ckpt_path search: no run in this folder has finished: search/trial_000, " in err
+    for number in (1, 2, 3):
+        shutil.rmtree(f"lightning_logs/search/trial_{number:03}")
     assert "search/trial_000" in cli("predict", "--ckpt_path", "search", *picture)[1], "one run is one model"
 
 

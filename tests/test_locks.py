@@ -128,6 +128,16 @@ def test_where_locks_do_not_exist_a_run_is_trained_with_one_warning(workplace, c
     assert "running" not in out
 
 
+def test_locks_that_do_nothing_are_found_out(tmp_path, monkeypatch, capsys):
+    runs._warn_once.cache_clear()
+    os.close(runs.lock(tmp_path))
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    for _ in range(2):
+        os.close(runs.lock(tmp_path))
+    assert capsys.readouterr().err.startswith("warning: this file system has no locks: ")
+
+
 def test_other_errors_than_a_lack_of_locks_are_told(tmp_path, no_locks):
     for code in (errno.EOPNOTSUPP, errno.ENOLCK):
         no_locks(code)

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -121,6 +122,10 @@ def test_a_run_can_have_a_name(tmp_path):
     assert runs.find_checkpoint("baseline", tmp_path, to_continue=True) == folder / "last.ckpt"
     named = runs.claim(tmp_path, "settings", "größer")
     assert (runs.read_name(named), runs.read_name(folder)) == ("größer", None)
+    decomposed = unicodedata.normalize("NFD", "größer")
+    assert runs.locate(decomposed, tmp_path) == named
+    with pytest.raises(UserError, match="this is the name of"):
+        runs.check_name(decomposed, tmp_path)
     for name in ("baseline", "best", "last", "version_7", "a/b", "a\\b", "", " a", "a\n", "x" * 61):
         with pytest.raises(UserError, match=r"^--name "):
             runs.claim(tmp_path, "settings", name) if name else runs.check_name(name, tmp_path)

@@ -1,4 +1,4 @@
-"""Run folders, ``lightning_logs/version_N``: claim a new one, find the newest and its checkpoints."""
+"""Run folders, ``lightning_logs/version_N``: claim one, lock it, and find runs and their checkpoints."""
 
 import errno
 import os
@@ -12,30 +12,30 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from unicodedata import normalize
 
 from fmnist.errors import UserError, check
 from fmnist.files import expand, move, open_own, read_text, sync_folder, write_whole
+from fmnist.text import plain
 
 LOGS = "lightning_logs"
-NAME = "name"
-LOCK = "lock"
+NAME, LOCK, TRIAL = "name", "lock", "trial.json"  # files in a run; in the folder of a trial of a sweep
 LONGEST_NAME = 60
-NUMBER = r"version_(0|[1-9][0-9]{0,8})"  # folders with other names are no runs: nobody trains a billion
-NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # what systems without say
+NUMBER = r"version_(0|[1-9][0-9]{0,8})"  # other folders are no runs: nobody trains a billion
+NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # on file systems without locks
 
-_handles: dict[int, tuple[int, int]] = {}  # of the locks that this process holds: device and number of each file
+_handles: dict[int, tuple[int, int]] = {}  # locks of this process: device and inode of each handle's file
 
 
 def claim(root: Path, config: str, name: str | None = None) -> Path:
-    """Makes the next free run folder; two processes never get the same one.
+    """Creates the next free run folder; two processes never get the same one.
 
-    The folder appears with its settings in it, so that a run which is killed at any later moment
-    can be continued.
+    It appears with its settings in it, so that a run can be continued whenever it is killed.
 
     Args:
         root: Folder that holds ``lightning_logs``.
         config: Content of the run's ``config.yaml``.
-        name: What the run is called besides.
+        name: A name for the run.
 
     Returns:
         ``root/lightning_logs/version_N``, N one above the highest there is.
@@ -47,7 +47,7 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
         check_name(name, root)
     logs = root / LOGS
     number = max(_versions(logs), default=-1) + 1
-    check(number < 10**9, f"{logs / f'version_{number - 1}'} has the last number there is: rename it")
+    check(number < 10**9, f"{logs}: version_{number - 1} has the highest possible number: rename it")
     draft = logs / f".{uuid.uuid4().hex}"
     try:
         (draft / "checkpoints").mkdir(parents=True)
@@ -70,55 +70,72 @@ def claim(root: Path, config: str, name: str | None = None) -> Path:
 
 
 def read_name(run: Path) -> str | None:
-    """Returns what a run is called besides ``version_N``; None if it has no name."""
+    """Returns the name that a run was given; None if it has none."""
     try:
-        return read_text(run / NAME).strip()[:LONGEST_NAME] or None
+        return normalize("NFC", read_text(run / NAME).strip())[:LONGEST_NAME] or None
     except (OSError, ValueError):
         return None
 
 
 def check_name(name: str, root: Path) -> None:
-    """Raises a ``UserError`` for a name that cannot be one, or that a run has already."""
-    text = name.isprintable() and name == name.strip() and 0 < len(name) <= LONGEST_NAME
-    check(text and not {*name} & {"/", "\\"}, f"--name {name}: give up to {LONGEST_NAME} letters, without / or \\")
+    """Raises a ``UserError`` for a name that cannot be one, or that another run has."""
+    printable = name.isprintable() and name == name.strip() and 0 < len(name) <= LONGEST_NAME
+    check(printable and not {*name} & {"/", "\\"}, f"--name {name}: give up to {LONGEST_NAME} letters, without / or \\")
     free = name not in ("best", "last") and not re.fullmatch(r"version_\d+", name)
     check(free, f"--name {name}: that means something else already; give another")
-    taken = _named(name, root)
-    check(taken is None, f"--name {name}: this is the name of {taken}; give another")
+    other = _find_named(name, root)
+    check(other is None, f"--name {name}: this is the name of {other}; give another")
 
 
-def _named(name: str, root: Path) -> Path | None:
+def _find_named(name: str, root: Path) -> Path | None:
+    name = normalize("NFC", name)
     runs = (root / LOGS / f"version_{version}" for version in _versions(root / LOGS))
     return next((run for run in runs if read_name(run) == name), None)
 
 
-def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> Path:
-    """Finds the checkpoint that ``--ckpt_path`` means.
+def locate(spec: str, root: Path = Path()) -> Path:
+    """Returns the file or folder that is meant: a path, a path from ``lightning_logs`` on, or the name of a run.
 
     Args:
-        spec: A path, of a checkpoint or a run, also from ``lightning_logs`` on; the name of a run; or ``best`` or
-            ``last`` of the newest run that has one; None means ``best``.
+        spec: As it was typed; ``~`` is the home folder.
         root: Folder that holds ``lightning_logs``.
-        to_continue: With ``last``, take the newest run also if it was stopped before it had a checkpoint.
+    """
+    path = expand(spec)
+    found = next((place for place in (path, root / LOGS / path) if place.exists()), None)
+    return found or _find_named(spec, root) or path
 
-    Returns:
-        The checkpoint's file; only with ``to_continue`` it may be missing.
+
+def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> Path:
+    """Finds the checkpoint that one value of ``--ckpt_path`` means.
+
+    Args:
+        spec: A checkpoint or a run, as ``locate`` takes it; or ``best`` or ``last`` of the newest run that has one;
+            None means ``best``.
+        root: Folder that holds ``lightning_logs``.
+        to_continue: Whether a run is to be continued: its ``last.ckpt``, which may be missing.
 
     Raises:
         UserError: There is no such checkpoint.
     """
-    if spec not in (None, "best", "last"):
-        path = _place(spec, root)
-        path = newest_run(path) or path  # a folder that holds lightning_logs, such as a trial of a sweep
-        if (path / "config.yaml").is_file():  # a run
-            path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
-        if not path.is_file() and not (to_continue and path.name == "last.ckpt" and run_folder(path)):
-            raise UserError(f"--ckpt_path {spec}: there is no such file; {_available(root)}")
+    if spec in (None, "best", "last"):
+        return _find_newest(f"{spec or 'best'}.ckpt", root, to_continue)
+    path = locate(str(spec), root)
+    path = newest_run(path) or path  # a folder that holds lightning_logs, such as a trial of a sweep
+    if (path / "config.yaml").is_file():  # a run
+        path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
+    if path.is_file() or (to_continue and path.name == "last.ckpt" and run_folder(path)):
         return path
-    name = f"{spec or 'best'}.ckpt"
+    try:
+        known = f"the newest run's is {find_checkpoint(None, root)}"
+    except UserError as error:
+        known = str(error)
+    raise UserError(f"--ckpt_path {spec}: there is no such file; {known}")
+
+
+def _find_newest(name: str, root: Path, to_continue: bool) -> Path:
     for version in sorted(_versions(root / LOGS), reverse=True):
         path = root / LOGS / f"version_{version}" / "checkpoints" / name
-        if path.is_file() or (to_continue and spec == "last" and run_folder(path)):
+        if path.is_file() or (to_continue and name == "last.ckpt" and run_folder(path)):
             return path
     raise UserError(
         f"no trained model in {root / LOGS}: run 'python -m fmnist fit --config configs/mlp.yaml' first, "
@@ -127,48 +144,41 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
 
 
 def find_checkpoints(specs: Sequence[str], root: Path, to_continue: bool = False) -> list[Path]:
-    """Finds the checkpoints that several words after ``--ckpt_path`` mean.
+    """Finds the checkpoints that the values of ``--ckpt_path`` mean; no value means ``best``.
 
     Args:
-        specs: Each as ``find_checkpoint`` takes it, or a folder of runs, such as that of a sweep, which means them all;
-            none means ``best``.
+        specs: Each as ``find_checkpoint`` takes it, or a folder of runs, such as a sweep's: those that have finished.
         root: Folder that holds ``lightning_logs``.
         to_continue: As there.
 
-    Returns:
-        The files of the checkpoints.
-
     Raises:
-        UserError: There is no such checkpoint, or a run in a folder has not ended.
+        UserError: There is no such checkpoint.
     """
     found = []
-    for spec in specs:
-        runs = [] if spec in ("best", "last") else _runs(_place(spec, root))
-        for run in runs:
-            done = len(runs) == 1 or ended_mark(run).exists()
-            check(done, f"--ckpt_path {spec}: {spell(run)} has not ended; name the runs that you mean")
-        found += [find_checkpoint(name, root, to_continue) for name in [*map(str, runs)] or [spec]]
-    return found or [find_checkpoint(None, root, to_continue)]
+    for spec in specs or ["best"]:
+        members = [] if spec in ("best", "last") else _list_finished(spec, locate(spec, root))
+        found += [find_checkpoint(name, root, to_continue) for name in [*map(str, members)] or [spec]]
+    return found
 
 
-def _place(spec: str, root: Path) -> Path:
-    path = expand(spec)
-    if path.exists():
-        return path
-    return root / LOGS / path if (root / LOGS / path).is_dir() else _named(spec, root) or path  # as compare prints it
-
-
-def _runs(folder: Path) -> list[Path]:
-    """Returns the runs in a folder of runs; none for a run, or for what holds ``lightning_logs``."""
+def _list_finished(spec: str, folder: Path) -> list[Path]:
+    """Returns the finished runs in a folder of several, and prints which are left out; nothing for another folder."""
     if not folder.is_dir() or newest_run(folder) or (folder / "config.yaml").is_file():
         return []
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    runs = (newest_run(path) or path for path in inside)
-    return [run for run in runs if (run / "config.yaml").is_file()]
+    runs = [newest_run(path) or path for path in inside]
+    runs = [run for run in runs if (run / "config.yaml").is_file() or (run / TRIAL).is_file()]
+    finished = [run for run in runs if ended_mark(run).exists()]
+    if len(runs) < 2 or len(finished) == len(runs):
+        return runs
+    others = ", ".join(spell(run) for run in runs if run not in finished)
+    check(bool(finished), f"--ckpt_path {spec}: no run in this folder has finished: {others}")
+    print(plain(f"note: {spec} without {others}: failed or not finished"), file=sys.stderr)
+    return finished
 
 
 def claim_ensemble(root: Path) -> Path:
-    """Makes the next free folder ``root/lightning_logs/ensemble_N`` for the results of an ensemble."""
+    """Creates the next free folder ``root/lightning_logs/ensemble_N`` for the results of an ensemble."""
     number = 0
     while True:
         folder = root / LOGS / f"ensemble_{number}"
@@ -179,7 +189,7 @@ def claim_ensemble(root: Path) -> Path:
 
 
 def run_folder(checkpoint: Path) -> Path | None:
-    """Returns the run folder that a checkpoint lies in; None if it lies elsewhere."""
+    """Returns the run folder of a checkpoint; None if it is elsewhere."""
     inside = checkpoint.parent.name == "checkpoints" and (checkpoint.parent.parent / "config.yaml").is_file()
     return checkpoint.parent.parent if inside else None
 
@@ -190,21 +200,21 @@ def results_folder(checkpoint: Path) -> Path:
 
 
 def lock(folder: Path, wait: float = 0.0) -> int | None:
-    """Takes a folder for this process, until it ends or closes what is returned.
+    """Locks a folder for this process, until it ends or closes the returned handle.
 
-    The lock is that of a file in the folder, which stays there: over a network those of folders do not reach other
-    machines. Processes that this one forks, such as workers of a data loader, do not keep it; one that is given the
-    handle (``pass_fds``) does. Where locks do not exist there is a warning.
+    The lock is on a file in the folder, which stays there; on a network file system a lock on a folder would not reach
+    other machines. Forked processes, such as workers of a data loader, do not keep it; one that inherits the handle
+    (``pass_fds``) does. Where locks are missing, or do nothing, a warning is printed.
 
     Args:
         folder: A run, a trial or a sweep.
-        wait: Seconds to go on trying: somebody may only be looking.
+        wait: Seconds to wait for another process, which may only be checking.
 
     Returns:
-        A handle; None if another process has the folder.
+        A handle; None if another process holds the lock.
 
     Raises:
-        OSError: The folder may only be read, or is not there.
+        OSError: The folder is missing or read-only.
     """
     from filelock import lock_descriptor  # takes a tenth of a second
 
@@ -219,6 +229,7 @@ def lock(folder: Path, wait: float = 0.0) -> int | None:
         if error.errno not in NO_LOCKS:
             os.close(handle)
             raise
+    if not is_locked(folder):
         _warn_once()
     _handles[handle] = _identify(handle)
     return handle
@@ -230,7 +241,7 @@ def _warn_once() -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Returns whether a process holds the lock of a folder, as far as that can be known; changes nothing."""
+    """Returns whether a process is known to hold the lock of a folder; changes nothing."""
     from filelock import lock_descriptor
 
     path = folder / LOCK
@@ -256,7 +267,7 @@ def _identify(handle: int) -> tuple[int, int]:
 
 
 def _leave_locks() -> None:
-    """Closes the locks in a process that was forked: it may live on for seconds when its parent has been killed."""
+    """Closes the locks in a forked process, which may outlive its killed parent for seconds."""
     for handle, identity in _handles.items():
         with suppress(OSError):  # it has been closed
             if _identify(handle) == identity:
@@ -269,11 +280,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def check_own(folder: Path) -> None:
-    """Refuses to write into a run, or into another folder of results, that has links which lead out of it.
-
-    Raises:
-        UserError: The folder is a link, or one of its files is such a link, or one in its ``checkpoints`` or ``test``.
-    """
+    """Raises a ``UserError`` if writing into a folder of results could follow a link that leads out of it."""
     top = os.path.realpath(folder)
     check(not folder.is_symlink(), f"{folder} is a link: name what it leads to, {top}")
     for place in (folder, folder / "checkpoints", folder / "test"):
@@ -283,17 +290,13 @@ def check_own(folder: Path) -> None:
 
 
 def find_below(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yields what fits a pattern in a folder and all folders in it, without following links.
+    """Yields what matches a pattern of names, such as ``version_*``, at any depth, without following links.
 
-    Paths of 900 characters are the end: systems refuse longer ones, and ``rglob`` fails on a thousand nested folders.
-
-    Args:
-        folder: Where to look.
-        pattern: Of a name, such as ``version_*``.
+    It stops at paths of 900 characters: systems refuse longer ones, and ``rglob`` fails on a thousand nested folders.
     """
     waiting = [folder]
     while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:  # one that may not be read
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:  # a folder may be unreadable
             for entry in entries:
                 if fnmatchcase(entry.name, pattern):
                     yield Path(entry.path)
@@ -308,19 +311,19 @@ def newest_run(root: Path) -> Path | None:
 
 
 def ended_mark(run: Path) -> Path:
-    """Returns the file that tells that a training has ended by itself, not been stopped."""
+    """Returns the file that exists if a run has finished and was not stopped."""
     return run / "ended"
 
 
 def mark_ended(run: Path) -> None:
-    """Notes that a training has ended by itself."""
+    """Creates the file that ``ended_mark`` names."""
     os.close(open_own(str(ended_mark(run)), os.O_WRONLY | os.O_CREAT))
 
 
 def spell(run: Path) -> str:
-    """Writes a run as ``--ckpt_path`` takes it: from ``lightning_logs`` on, a trial of a sweep by its folder."""
+    """Returns a run as ``--ckpt_path`` takes it: from ``lightning_logs`` on, a trial of a sweep by its folder."""
     holder = run.parent.parent
-    path = holder if (holder / "trial.json").exists() and newest_run(holder) == run else run
+    path = holder if (holder / TRIAL).exists() and newest_run(holder) == run else run
     here, path = Path.cwd(), path.absolute()
     near = next((base for base in (here / LOGS, here) if path.is_relative_to(base)), None)
     return str(path.relative_to(near) if near else path)
@@ -332,10 +335,3 @@ def _versions(logs: Path) -> list[int]:
     except ValueError:  # a path with a zero byte, of which Python 3.13 complains
         return []
     return [int(match[1]) for name in names if (match := re.fullmatch(NUMBER, name))]
-
-
-def _available(root: Path) -> str:
-    try:
-        return f"the newest run's is {find_checkpoint(None, root)}"
-    except UserError as error:
-        return str(error)
