@@ -1,8 +1,8 @@
 """Files of ``torch.save``, read as data.
 
-Such a file is a ZIP archive of a pickle, ``data.pkl``, and of the bytes of the tensors, ``data/0`` and so on. It must
-be, byte for byte, as torch writes it, so that there is one way to read it, and memory is taken for what lies in it,
-never for what it claims. The pickle is read by ``fmnist.runs.pickled``.
+Such a file is a ZIP archive of a pickle, ``data.pkl``, and the bytes of the tensors, ``data/0`` and so on. It must be
+exactly as torch writes it, so that it can be read in one way only; memory is allocated for what it contains, never for
+what it claims. The pickle is read by ``fmnist.runs.pickled``.
 """
 
 import io
@@ -22,24 +22,27 @@ from fmnist.runs.pickled import MAX_PICKLE, read_pickle
 
 MAX_BYTES = 2**32 - 1  # of a file; above, torch writes longer entries
 MAX_ENTRIES = 10_000  # of an archive, one for each tensor
-MAX_SHARING = 16  # times the size of the file: several tensors may lie in the same memory, as tied weights do
-# What torch calls the parts; no capital letters, which its own reader takes for small ones
+MAX_SHARING = 16  # times the size of the file: tensors may share memory, as tied weights do
+# Names of the parts; no capital letters, which torch's own reader takes for small ones
 PARTS = re.compile(rb"data\.pkl|data/\d+|byteorder|version|\.[a-z_/]+")
 
-# Records of a ZIP archive, as section 4.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT has them
+# Records of a ZIP archive, section 4.3 of https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
 LOCAL, ENTRY, DESCRIPTOR = struct.Struct("<4s5H3L2H"), struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s3L")
 END = struct.Struct("<4sQ2H2L4Q4sLQL4s4H2LH")  # the end for large archives, where it is, and the usual end
 
 
 class Part(NamedTuple):
-    """What an archive holds under a name."""
+    """A file in an archive.
+
+    Args:
+        start: Its place in the archive, in bytes.
+        size: Bytes.
+        digest: CRC-32.
+    """
 
     start: int
-    """Where it begins in the file."""
     size: int
-    """Bytes."""
     digest: int
-    """CRC-32."""
 
 
 def read_archive(path: Path) -> Any:
@@ -50,7 +53,7 @@ def read_archive(path: Path) -> Any:
 
     Raises:
         OSError: There is no such file, or it cannot be read.
-        ValueError: It is anything else, is damaged, or is made to take time or memory.
+        ValueError: It is anything else, is damaged, or was made to take time or memory.
     """
     with open_regular(path, MAX_BYTES) as file:
         parts = _find_parts(file)
@@ -64,7 +67,7 @@ def read_archive(path: Path) -> Any:
 
 
 def _find_parts(file: BinaryIO) -> dict[str, Part]:
-    """Checks all of an archive but the content of its parts, which lie one behind the other without a gap."""
+    """Checks all of an archive but the content of its parts, which must follow one another without a gap."""
     count, length, end = _read_end(file)
     directory = io.BytesIO(_read_at(file, end, length))
     parts: dict[str, Part] = {}
@@ -85,7 +88,7 @@ def _find_parts(file: BinaryIO) -> dict[str, Part]:
 
 
 def _read_end(file: BinaryIO) -> tuple[int, int, int]:
-    """Reads the end of an archive: how many entries its directory has, how many bytes, and where it begins."""
+    """Returns the number of entries of an archive's directory, its size in bytes, and its place."""
     size = file.seek(0, 2)
     found = _read_at(file, max(0, size - END.size), END.size)
     count, length = (END.unpack(found)[field] for field in (6, 8))
@@ -100,14 +103,7 @@ def _read_end(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _check_part(file: BinaryIO, place: int, name: bytes, entry: bytes) -> Part:
-    """Compares what stands before and behind a part with its entry in the directory.
-
-    Args:
-        file: The archive.
-        place: Where the part must begin.
-        name: Its name.
-        entry: Its entry, without the name.
-    """
+    """Compares the records before and after a part with its entry in the directory, without its name."""
     digest, size = (ENTRY.unpack(entry)[field] for field in (7, 9))
     head = _read_at(file, place, LOCAL.size + len(name) + 4)
     padding, flags = LOCAL.unpack(head[: LOCAL.size])[10], 0x808 if size else 0x800

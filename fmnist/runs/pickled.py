@@ -1,7 +1,7 @@
 """Pickles of plain values and tensors, read as data.
 
-Of pickle's operations those are carried out that make plain values and tensors, by a table that is closed: nothing
-is imported, and nothing that a pickle names is called.
+A closed table holds the operations that build plain values and tensors: nothing is imported, and nothing that a
+pickle names is called.
 """
 
 import math
@@ -16,15 +16,14 @@ from torch import Tensor
 
 from fmnist.limits import walk
 
-MAX_PICKLE, MAX_OPERATIONS = 4_000_000, 400_000  # bytes, and steps: 3,000 weights and their optimizer take half
-MAX_VALUES = 100_000  # that come of them, each counted as often as it is reached
-MAX_AXES, MAX_VERSIONS = 64, 100  # of a tensor, as torch has it, and sets of weights with the versions of their modules
+MAX_PICKLE, MAX_OPERATIONS = 4_000_000, 400_000  # bytes and operations: 3,000 weights and their optimizer need half
+MAX_VALUES = 100_000  # in the result, each counted as often as it is reached
+MAX_AXES, MAX_VERSIONS = 64, 100  # of a tensor, as in torch; sets of weights with the versions of their modules
 LARGER = "it has tensors that are larger than they are stored"
 
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}
+CONSTANTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE")
 ORDERED = "collections OrderedDict"
-TENSORS = {"torch._utils _rebuild_tensor_v2": 6, "torch._utils _rebuild_tensor_v3": 7}  # and what they are given
+TENSORS = {"torch._utils _rebuild_tensor_v2": 6, "torch._utils _rebuild_tensor_v3": 7}  # numbers of arguments
 DTYPES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,
@@ -50,21 +49,21 @@ def read_pickle(content: bytes, load: Callable[[str], Tensor], room: int) -> Any
 
     Args:
         content: The pickle.
-        load: Reads the bytes of a tensor, uint8 (N,), by their name.
+        load: Reads the bytes of a tensor, uint8 (N,), by name.
         room: Bytes that all tensors together may have, each counted as often as it is reached.
 
     Raises:
-        ValueError: It holds anything but plain values and tensors, or is made to take time or memory.
+        ValueError: It holds anything but plain values and tensors, or was made to take time or memory.
     """
     try:
         return _Machine(load, room).run(content)
-    except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # what a damaged pickle ends in
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # raised by damaged pickles
         raise ValueError(f"its values are damaged: {error}") from error
 
 
 @dataclass(frozen=True)
 class _Global:
-    """Stands for what a pickle would import."""
+    """A placeholder for what a pickle would import."""
 
     name: str
 
@@ -78,7 +77,7 @@ class _Storage:
 
 
 class _Machine:
-    """Carries out the operations of a pickle; its arguments are those of ``read_pickle``."""
+    """Carries out the operations of a pickle; for arguments see ``read_pickle``."""
 
     def __init__(self, load: Callable[[str], Tensor], room: int) -> None:
         self.load, self.room = load, room
@@ -90,10 +89,13 @@ class _Machine:
 
     def run(self, content: bytes) -> Any:
         """Returns the value of a pickle."""
+        operations = self._list_operations()
         for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
             if number == MAX_OPERATIONS:
                 raise ValueError("it has too many values")
-            self._step(operation.name, argument)
+            if operation.name not in operations:
+                raise ValueError(f"it asks for the operation {operation.name}")
+            operations[operation.name](argument)
         value = self.stack.pop()
         for node in walk([value, self.versions], MAX_VALUES):
             self.room -= node.nbytes if isinstance(node, Tensor) else 0
@@ -101,43 +103,40 @@ class _Machine:
                 raise ValueError("it holds something other than plain values" if self.room >= 0 else LARGER)
         return value
 
-    def _step(self, name: str, argument: Any) -> None:
-        match name:
-            case "PROTO" | "STOP":
-                pass
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                self.stack.append(CONSTANTS[name])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
-                self.stack.append(argument)
-            case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_TUPLE":
-                self.stack.append(EMPTY[name]())
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                self.stack.append(self.memo[argument])
-            case "MARK":
-                self.marks.append(len(self.stack))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(tuple(self._take(int(name[-1]))))
-            case "TUPLE":
-                self.stack.append(tuple(self._take()))
-            case "APPEND" | "APPENDS":
-                self._append(self._take(1 if name == "APPEND" else None))
-            case "SETITEM" | "SETITEMS":
-                self._set_items(self._take(2 if name == "SETITEM" else None))
-            case "GLOBAL":
-                self.stack.append(_find(argument))
-            case "BINPERSID":
-                self.stack.append(self._storage(*self.stack.pop()))
-            case "REDUCE":
-                self.stack.append(self._make(*self._take(2)))
-            case "BUILD":
-                self._build(self.stack.pop())
-            case _:
-                raise ValueError(f"it asks for the operation {name}")
+    def _list_operations(self) -> dict[str, Callable[[Any], None]]:
+        """Returns what each known operation does with its argument."""
+        push, pop, take = self.stack.append, self.stack.pop, self._take
+        return {
+            **dict.fromkeys(("PROTO", "STOP"), lambda _: None),
+            **dict.fromkeys(CONSTANTS, push),
+            "NONE": lambda _: push(None),
+            "NEWTRUE": lambda _: push(True),
+            "NEWFALSE": lambda _: push(False),
+            "EMPTY_LIST": lambda _: push([]),
+            "EMPTY_DICT": lambda _: push({}),
+            "EMPTY_TUPLE": lambda _: push(()),
+            **dict.fromkeys(("BINPUT", "LONG_BINPUT"), self._remember),
+            **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda key: push(self.memo[key])),
+            "MARK": lambda _: self.marks.append(len(self.stack)),
+            "TUPLE1": lambda _: push(tuple(take(1))),
+            "TUPLE2": lambda _: push(tuple(take(2))),
+            "TUPLE3": lambda _: push(tuple(take(3))),
+            "TUPLE": lambda _: push(tuple(take())),
+            "APPEND": lambda _: self._append(take(1)),
+            "APPENDS": lambda _: self._append(take()),
+            "SETITEM": lambda _: self._set_items(take(2)),
+            "SETITEMS": lambda _: self._set_items(take()),
+            "GLOBAL": lambda name: push(_find_global(name)),
+            "BINPERSID": lambda _: push(self._find_storage(*pop())),
+            "REDUCE": lambda _: push(self._call(*take(2))),
+            "BUILD": lambda _: self._build(pop()),
+        }
+
+    def _remember(self, key: int) -> None:
+        self.memo[key] = self.stack[-1]
 
     def _take(self, count: int | None = None) -> list[Any]:
-        """Takes values from the stack, all above the last mark if it is not said how many."""
+        """Removes values from the stack and returns them: the last ``count``, or all above the last mark."""
         start = self.marks.pop() if count is None else len(self.stack) - count
         if start < 0:
             raise ValueError("its values are damaged")
@@ -152,15 +151,15 @@ class _Machine:
 
     def _set_items(self, values: list[Any]) -> None:
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # others could take hours to find in a dict: nested tuples, numbers that were chosen to collide
+            # Other keys could take hours to hash: nested tuples, numbers that were chosen to collide.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 2**31):
                 raise ValueError(f"it has a {type(key).__name__} as a key")
             if not isinstance(self.stack[-1], dict):
                 raise ValueError("it has items of what is no dict")
             self.stack[-1][key] = value
 
-    def _make(self, what: Any, given: tuple[Any, ...]) -> Any:
-        """Does what a pickle would call a function for."""
+    def _call(self, what: Any, given: tuple[Any, ...]) -> Any:
+        """Returns what a function that a pickle calls would return."""
         name = what.name if isinstance(what, _Global) else type(what).__name__
         if name == ORDERED and given == ():
             return OrderedDict()
@@ -168,12 +167,12 @@ class _Machine:
             raise ValueError(f"it calls {name}")
         storage, offset, size, stride = given[:4]
         dtype = DTYPES[given[6].name] if len(given) == 7 else storage.dtype
-        return self._tensor(storage.content, dtype, offset, size, stride)
+        return self._view(storage.content, dtype, offset, size, stride)
 
-    def _tensor(
+    def _view(
         self, content: Tensor, dtype: torch.dtype, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
     ) -> Tensor:
-        """Makes a tensor of bytes, uint8 (N,), if it has no more elements than there are, and none outside."""
+        """Returns a tensor on bytes, uint8 (N,), if it has no more elements than they hold, and none outside."""
         numbers = (offset, *size[:MAX_AXES], *stride[:MAX_AXES])
         if not (len(size) == len(stride) <= MAX_AXES and all(type(one) is int and 0 <= one < 2**31 for one in numbers)):
             raise ValueError("it has tensors of no shape")
@@ -183,8 +182,8 @@ class _Machine:
             raise ValueError(LARGER)
         return torch.empty(0, dtype=dtype).set_(content.untyped_storage(), offset, size, stride)
 
-    def _storage(self, kind: Any, what: Any, key: Any, device: Any, count: Any) -> "_Storage":
-        """Finds the bytes of a tensor, which the file holds once for all that share them."""
+    def _find_storage(self, kind: Any, what: Any, key: Any, device: Any, count: Any) -> "_Storage":
+        """Returns the bytes of a tensor, which are read once for all tensors that share them."""
         dtype = DTYPES[what.name]
         if kind != "storage" or type(key) is not str or type(count) is not int:
             raise ValueError("it holds something other than tensors")
@@ -195,7 +194,7 @@ class _Machine:
         return _Storage(self.contents[key], dtype)
 
     def _build(self, state: Any) -> None:
-        """Keeps the versions of modules that torch writes beside weights."""
+        """Keeps the versions of modules that torch saves with weights."""
         versions = state["_metadata"]
         few = len(state) == 1 and len(self.versions) < MAX_VERSIONS
         if (
@@ -208,7 +207,7 @@ class _Machine:
         self.stack[-1]._metadata = versions  # type: ignore[attr-defined]
 
 
-def _find(name: str) -> _Global:
+def _find_global(name: str) -> _Global:
     if name != ORDERED and name not in TENSORS and name not in DTYPES:
         raise ValueError(f"it names {name.replace(' ', '.')!r:.60}, which is no plain value")
     return _Global(name)
