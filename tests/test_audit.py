@@ -177,6 +177,14 @@ def test_the_page_shows_the_first_hundred_and_needs_nothing_else(folds, cli):
     assert not [path for path in folds.iterdir() if path.name.endswith(".part")]
 
 
+def test_figures_are_printed_where_nothing_can_be_written(folds, cli):
+    (folds / "labels.csv").mkdir()
+    code, out, err = cli("audit", "folds", SOURCE)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "over 3 folds, 600 images" in out
+    assert "labels.csv" in err
+
+
 def test_code_of_ones_own_is_named_once_more(folds, cli):
     code, _, err = cli("audit", "folds")
     assert (code, err.count("\n")) == (2, 1)

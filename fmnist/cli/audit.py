@@ -1,4 +1,4 @@
-"""Labels that look wrong: every training image, judged by the network of a fold that has not seen it."""
+"""``audit``: labels that look wrong, by the network of the fold that each training image was left out of."""
 
 import argparse
 import statistics
@@ -17,12 +17,11 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.split import read_fold
 from fmnist.devices import find_device
 from fmnist.errors import UserError, check
-from fmnist.evaluation.labels import Judged, Row, name_image, write_labels
-from fmnist.files import expand
+from fmnist.evaluation.labels import Row, name_image, rank_labels, write_labels
 from fmnist.inference.predictions import write_rows
 from fmnist.model.trained import judge_all
 from fmnist.runs.checkpoint import load_model
-from fmnist.runs.folder import ended_mark, find_below, newest_run
+from fmnist.runs.folder import ended_mark, find_below, locate, newest_run
 from fmnist.runs.settings import SHARED_KEYS, read_settings
 from fmnist.runs.tables import percent
 from fmnist.text import plain
@@ -32,12 +31,12 @@ SWEEP = "python -m fmnist sweep configs/sweeps/folds.yaml"
 SHOWN, DRAWN = 10, 100  # images on the screen, and on the page
 
 
-class Part(NamedTuple):
-    """A fold, judged.
+class Fold(NamedTuple):
+    """The images that a run was not trained on, and its predictions.
 
     Args:
-        indices: Its images among the training images, int64 (M,).
-        images: uint8 (M, 1, 28, 28).
+        indices: Their places among the training images, int64 (M,).
+        images: uint8 (M, channels, height, width).
         labels: int64 (M,).
         probabilities: float (M, num_classes).
     """
@@ -49,30 +48,29 @@ class Part(NamedTuple):
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``audit``, described in a few words, with what was typed after it."""
+    """Runs ``audit``, described in a few words, with its arguments."""
     quiet()
     scan([*argv])
     parser = _make_parser(description)
-    name = _find_folder(argv)
+    name = _find_operand(argv)
     if {"-h", "--help"} & {*argv}:
         parser.parse_args([*argv])
     check(bool(name), f"name the folder that holds the runs of {SWEEP}: {EXAMPLE}")
-    folder = expand(name)
+    folder = locate(name)
     check(folder.is_dir(), f"{folder}: there is no such folder; name one that holds the runs of {SWEEP}")
     runs = find_folds(folder)
     print(f"audit: {len(runs)} runs in {folder}, last.ckpt of each, on {find_device('auto')}")
-    judged = [_judge(path, parser, argv) for path in runs]
-    data = judged[0][0]
-    parts = [part for _, part in judged]
-    order = torch.cat([part.indices for part in parts]).argsort()
-    images, labels, probabilities = (torch.cat([part[place] for part in parts])[order] for place in (1, 2, 3))
-    whole = Judged(images, labels, probabilities, data.class_names, data.source.paths(train=True))
-    _report(whole, [_accuracy(part) for part in parts], folder)
+    predicted = [_predict_fold(path, parser, argv) for path in runs]
+    data, folds = predicted[0][0], [fold for _, fold in predicted]
+    order = torch.cat([fold.indices for fold in folds]).argsort()
+    images, labels, probabilities = (torch.cat([fold[place] for fold in folds])[order] for place in (1, 2, 3))
+    rows = rank_labels(labels, probabilities, data.class_names, data.source.paths(train=True))
+    _report(rows, images, [_accuracy(fold) for fold in folds], folder)
 
 
-def _find_folder(words: Sequence[str]) -> str:
-    """Finds the operand before the options can be parsed, since what they lack is in the runs; each takes a value."""
-    pairs = zip(["", *words], words, strict=False)
+def _find_operand(argv: Sequence[str]) -> str:
+    """Finds the folder before the options can be parsed, since their defaults are in its runs; each takes a value."""
+    pairs = zip(["", *argv], argv, strict=False)
     return next((word for before, word in pairs if word[:1] != "-" and (before[:1] != "-" or "=" in before)), "")
 
 
@@ -89,19 +87,19 @@ def _make_parser(description: str) -> Parser:
 
 
 def find_folds(folder: Path) -> list[Path]:
-    """Finds the runs below a folder that were each trained without one fold; those without folds are left alone.
+    """Finds the runs below a folder that were each trained without one fold; runs without folds are ignored.
 
     Args:
-        folder: That of a sweep, or any that holds runs.
+        folder: A sweep, or any folder of runs.
 
     Returns:
         The run of each fold, the first fold first.
 
     Raises:
-        UserError: A run is not finished or differs in more than its fold; a fold is missing, or there twice.
+        UserError: A run is not finished or differs in more than its fold; a fold is missing or repeated.
     """
     found_runs = (path for path in sorted(find_below(folder, "version_*")) if (path / "config.yaml").is_file())
-    runs = [path for path in found_runs if not _is_left(path)]
+    runs = [path for path in found_runs if not _is_superseded(path)]
     settings = {path: read for path in runs if (read := _read_settings(path))["data"].get("fold")}
     check(bool(settings), f"{folder} holds no runs with data.fold: {SWEEP}")
     (first, wanted), *_ = settings.items()
@@ -123,8 +121,8 @@ def find_folds(folder: Path) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def _is_left(run: Path) -> bool:
-    """Tells whether a trial of a sweep has begun anew since."""
+def _is_superseded(run: Path) -> bool:
+    """Returns whether a trial of a sweep has started a newer run."""
     trial = run.parent.parent
     return (trial / "trial.json").exists() and newest_run(trial) != run
 
@@ -148,8 +146,8 @@ def _find_difference(one: dict[str, dict[str, Any]], other: dict[str, dict[str, 
     return ""
 
 
-def _judge(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[FashionMNISTDataModule, Part]:
-    """Asks the network of a run about the fold that it has not been trained on."""
+def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[FashionMNISTDataModule, Fold]:
+    """Classifies the fold that a run was not trained on."""
     start = find_start("audit", [*argv], run / "checkpoints" / "last.ckpt")
     parser.set_defaults({**DEFAULT_SOURCE, **start.data})
     data: FashionMNISTDataModule = parser.instantiate_classes(parser.parse_args([*argv])).data
@@ -163,31 +161,27 @@ def _judge(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[FashionMNIST
     assert data.held_out is not None
     assert data.val_set is not None
     images, labels = data.val_set.images, data.val_set.labels
-    return data, Part(data.held_out, images, labels, judge_all(model, images)[0])
+    return data, Fold(data.held_out, images, labels, judge_all(model, images)[0])
 
 
-def _accuracy(part: Part) -> float:
-    return float((part.probabilities.argmax(1) == part.labels).double().mean())
+def _accuracy(fold: Fold) -> float:
+    return float((fold.probabilities.argmax(1) == fold.labels).double().mean())
 
 
-def _report(judged: Judged, accuracies: list[float], folder: Path) -> None:
-    """Writes both files, then prints the result and the first images."""
-    rows = [*judged.rows()]
+def _report(rows: list[Row], images: Tensor, accuracies: list[float], folder: Path) -> None:
+    """Prints the result and the first images, whether or not both files can be written."""
     other = sum(row["given"] != row["predicted"] for row in rows)
     mean, std = percent(statistics.mean(accuracies)), percent(statistics.stdev(accuracies))
     lines = [
         f"acc {mean} ± {std} over {len(accuracies)} folds, {len(rows):,} images",
         f"{other:,} images are predicted as another class than the given one",
     ]
+    print("\n".join([*lines, *map(_line, rows[:SHOWN])]))
     write_rows(rows, folder / "labels.csv")
-    heading = f"The {min(DRAWN, len(rows))} least probable labels of {len(rows):,}"
-    remark = (
-        "Judged by networks that have not seen them. Rare images are among them, too: look before you change a label."
-    )
-    write_labels(judged, rows[:DRAWN], heading, [*lines, remark], folder / "labels.html")
-    print("\n".join(lines))
-    print("\n".join(map(_line, rows[:SHOWN])))
     print(f"written: {folder / 'labels.csv'} (all images, the least probable label first)")
+    heading = f"The {min(DRAWN, len(rows))} least probable labels of {len(rows):,}"
+    remark = "By networks that were not trained on them. Rare images are among them: look before you change a label."
+    write_labels(folder / "labels.html", heading, [*lines, remark], rows[:DRAWN], images)
     print(f"written: {folder / 'labels.html'} (the first {min(DRAWN, len(rows))})")
 
 
