@@ -1,5 +1,7 @@
 """``sweep``: what is tried, in what order, and what survives."""
 
+import csv
+import io
 import json
 import os
 import shlex
@@ -16,7 +18,8 @@ import yaml
 from PIL import Image
 
 from fmnist.__main__ import main
-from fmnist.cli.sweep import _show
+from fmnist.cli.command import parse_fit
+from fmnist.cli.sweep import _print_best
 from fmnist.errors import UserError
 from fmnist.runs.folder import newest_run
 from fmnist.runs.tables import write_history
@@ -89,6 +92,19 @@ def test_a_point_becomes_arguments(write):
         "--trainer.callbacks.decay=0.9",
     ]
     assert named["plain"].keys() == {"config"}
+
+
+@pytest.mark.parametrize("lr", ["before", "after"])
+def test_a_class_keeps_its_settings_in_any_order(write, lr):
+    search = {"model.optimizer": ["Adam"], "model.optimizer.lr": [0.5, 0.25]}
+    plan = read_plan(write(search=dict([*search.items()][:: -1 if lr == "before" else 1])))
+    parsed = parse_fit([as_arguments(point) for point in plan.grid()])
+    optimizers = [settings.model.optimizer for settings in parsed]
+    assert [(one.class_path, one.init_args.lr) for one in optimizers] == [
+        ("torch.optim.Adam", 0.5),
+        ("torch.optim.Adam", 0.25),
+    ]
+    assert "momentum" not in optimizers[0].init_args, "SGD of the configuration has left nothing"
 
 
 def test_ranges_keep_to_their_bounds_and_steps(write):
@@ -330,15 +346,16 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     assert [line[:9] for line in lines[1:3]] == ["trial_001", "trial_002"]
     assert "mean of 2 seeds" in done.stdout
 
-    rows = json.loads(cli("compare", "lightning_logs/tiny", "--format", "json")[1])
+    rows = [*csv.DictReader(io.StringIO(cli("compare", "lightning_logs/tiny", "--format", "csv")[1]))]
     assert {row["status"].partition(":")[0] for row in rows} == {"finished", "failed", "mean of 2 seeds"}
     both = [row for row in rows if row["status"] == "finished"]
     assert {row["run"] for row in both} == {"tiny/trial_001", "tiny/trial_002"}
     named = ("--model.network", "small.Net", "--ckpt_path", both[0]["run"])
     assert cli("validate", *named)[0] == 0, "compare prints what --ckpt_path takes"
     seeds = next(row for row in rows if row["status"] == "mean of 2 seeds")
-    assert seeds["test/acc"] == pytest.approx(sum(row["test/acc"] for row in both) / 2)
-    assert seeds["test/acc std"] == pytest.approx(abs(both[0]["test/acc"] - both[1]["test/acc"]) / 2**0.5)
+    accuracies = [float(row["test/acc"]) for row in both]
+    assert float(seeds["test/acc"]) == pytest.approx(statistics.mean(accuracies))
+    assert float(seeds["test/acc std"]) == pytest.approx(statistics.stdev(accuracies))
     run = newest_run(tmp_path / "lightning_logs/tiny/trial_002")
     assert (run / "ended").exists()
     assert (run / "test" / "report.html").exists()
@@ -378,7 +395,7 @@ def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys
     plan, folder = begin(write(metric="val/loss", search=search))
     for loss in (0.5, 0.4):
         add(plan, folder).finish("complete", value=loss)
-    _show(plan, folder, ["--trainer.max_epochs", "3"])
+    _print_best(plan, folder, ["--trainer.max_epochs", "3"])
     best, command = capsys.readouterr().out.splitlines()[-2:]
     assert best.startswith(f"best: {folder / 'trial_001'}; ")
     words = shlex.split(command.partition(": ")[2])

@@ -1,4 +1,4 @@
-"""The YAML file of a sweep: what is tried, and how the trials are chosen and compared."""
+"""The YAML file of a sweep: the search space, and how points are chosen and compared."""
 
 import itertools
 import json
@@ -8,16 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from fmnist.errors import UserError, check
-from fmnist.files import digest_file
+from fmnist.files import digest_file, expand
 from fmnist.names import check_installed
 from fmnist.runs.settings import read_settings
 
 Point = dict[str, Any]  # options of fit and their values, the configuration first
-Space = Any  # a list of values, or Optuna's FloatDistribution or IntDistribution, which a grid does without
+Space = Any  # a list of values, or Optuna's FloatDistribution or IntDistribution, which a grid does not need
 
-RESERVED = ("config", "ckpt_path", "name", "trainer.default_root_dir")  # options that the sweep itself gives to fit
+RESERVED = ("config", "ckpt_path", "name", "trainer.default_root_dir")  # options that the sweep itself passes to fit
 CHOICES = {"sampler": ("grid", "random", "tpe"), "mode": ("max", "min"), "epoch": ("best", "last")}
 LEAST = {"trials": 1, "threads": 1, "seed": 0}
 KEYS = ("config", "search", "try", "metric", *CHOICES, *LEAST)
@@ -28,14 +29,14 @@ class Plan:
     """A sweep as its file describes it.
 
     Args:
-        config: Paths of the configurations; all of them are searched, the first is that of the named points.
-        search: A list of values or a range for each option of ``fit``; several configurations are such a list.
-        named: Points that are tried first, by their names.
-        sampler: How points are chosen: every combination, at random, or by Optuna's TPE.
-        trials: Number of points that are sampled, in addition to the named ones; a grid has its own number.
+        config: Paths of the configurations; all of them are searched, the named points use the first.
+        search: A list of values or a range for each option of ``fit``.
+        named: Points that are tried first, by name.
+        sampler: ``grid`` (every combination), ``random``, or Optuna's ``tpe``.
+        trials: Number of sampled points, without the named ones; a grid ignores it.
         metric: Column of ``metrics.csv`` by which trials are compared.
-        mode: Whether the highest or the lowest of it is the best.
-        epoch: Which epoch of a trial counts: its best or its last.
+        mode: ``max`` or ``min``.
+        epoch: The epoch of a trial that counts, ``best`` or ``last``.
         seed: Seed of the sampler.
         threads: Threads of each run.
     """
@@ -52,32 +53,28 @@ class Plan:
     threads: int = 1
 
     def grid(self) -> Iterator[Point]:
-        """Yields every combination of the values; nothing if no option is searched."""
+        """Yields every combination of values; nothing if no option is searched."""
         if self.search:
             every = itertools.product(*self.search.values())
             yield from (dict(zip(self.search, values, strict=True)) for values in every)
 
     def contains(self, name: str | None, point: Point) -> bool:
-        """Returns whether a point is the named one of this name, or without a name lies in the search space."""
+        """Returns whether a point is the one of this name or, without a name, is in the search space."""
         if name is not None:
             return self.named.get(name) == point
         return point.keys() == self.search.keys() and all(_contains(self.search[key], point[key]) for key in point)
 
     def record(self, options: Sequence[str]) -> dict[str, Any]:
-        """Returns what must not change while the sweep is continued.
-
-        Args:
-            options: Options of ``fit`` that all trials get.
-        """
+        """Returns the settings that must stay the same when the sweep is continued, with the options of all trials."""
         fixed = {name: getattr(self, name) for name in ("sampler", "metric", "mode", "epoch", "seed", "threads")}
         digests = {f"configuration {path}": digest_file(Path(path))[:16] for path in self.config}
         return {**fixed, "options": [*options], **digests}
 
 
 def as_arguments(point: Point) -> list[str]:
-    """Writes a point as arguments of ``fit``."""
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in point.items()}
-    return [f"--{name}={text}" for name, text in texts.items()]
+    """Returns a point as arguments of ``fit``, a class before its settings, which it would reset."""
+    names = sorted(point, key=lambda name: name.count("."))
+    return [f"--{name}={value if isinstance(value := point[name], str) else json.dumps(value)}" for name in names]
 
 
 def read_plan(path: Path) -> Plan:
@@ -85,7 +82,7 @@ def read_plan(path: Path) -> Plan:
 
     Raises:
         OSError: It cannot be read.
-        UserError: It is not the file of a sweep, or asks for something that cannot be tried.
+        UserError: It is not the file of a sweep, or has a setting that is not accepted.
     """
     given = _read_yaml(path)
     unknown = [key for key in given if key not in KEYS]
@@ -101,7 +98,7 @@ def read_plan(path: Path) -> Plan:
         check(name not in RESERVED, f"{path}: {name} cannot be tried: the sweep sets it itself")
     search = {"config": configs} if spaces or configs[1:] else {}
     search |= {name: _read_space(name, space) for name, space in spaces.items()}
-    named = {name: {"config": configs[0], **(point or {})} for name, point in points.items()}
+    named = {normalize("NFC", name): {"config": configs[0], **(point or {})} for name, point in points.items()}
     given.setdefault("mode", "max" if str(given.get("metric", "acc")).endswith("acc") else "min")
     plan = Plan(configs, search, named, **given)
     _check_values(plan, path)
@@ -109,7 +106,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """Reads YAML as what JSON can say too, in which trials are stored."""
+    """Reads YAML as JSON values, since trials are stored as JSON."""
     try:
         found: dict[str, Any] = json.loads(json.dumps(read_settings(path), allow_nan=False, default=str))
     except (ValueError, TypeError) as error:
@@ -119,9 +116,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _read_configs(given: Any, path: Path) -> list[str]:
     configs = given if isinstance(given, list) else [given]
-    named = bool(configs) and all(isinstance(config, str) for config in configs)
-    check(named, f"{path}: config must be the path of a configuration, or a list of them")
-    configs = [os.path.normpath(path.parent / config) for config in configs]
+    paths = bool(configs) and all(isinstance(config, str) for config in configs)
+    check(paths, f"{path}: config must be the path of a configuration, or a list of them")
+    configs = [os.path.normpath(path.parent / expand(config)) for config in configs]
     for config in configs:
         check(Path(config).is_file(), f"{path}: there is no configuration {config}")
     return configs
@@ -136,7 +133,7 @@ def _read_space(name: str, given: Any) -> Space:
 
 
 def _read_range(name: str, given: dict[str, Any]) -> Space:
-    """Makes a range of whole numbers if both bounds and the step are, else of any numbers."""
+    """Returns a range of integers if bounds and step are integers, else of floats."""
     check_installed(f"the range of search.{name}", ("optuna",), "sweep")
     from optuna.distributions import FloatDistribution, IntDistribution
 
@@ -146,7 +143,7 @@ def _read_range(name: str, given: dict[str, Any]) -> Space:
     check(right, f"search.{name} is {given}: give the numbers low and high, and step: NUMBER or log: true")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the last step may end below high
+            warnings.simplefilter("ignore")  # of a last step that ends below high
             return IntDistribution(**given) if kinds == {int} else FloatDistribution(**given)
     except (ValueError, OverflowError) as error:
         raise UserError(f"search.{name}: {error}") from error
@@ -158,7 +155,7 @@ def _contains(space: Space, value: Any) -> bool:
     from optuna.trial import create_trial
 
     try:
-        create_trial(value=0.0, params={"x": value}, distributions={"x": space})  # refuses what is outside
+        create_trial(value=0.0, params={"x": value}, distributions={"x": space})  # raises for a value outside
     except (ValueError, OverflowError):
         return False
     return type(value) in (int, float)

@@ -16,20 +16,20 @@ from fmnist.seeds import mix_seeds
 from fmnist.sweep.plan import Plan, Point, Space, as_arguments
 from fmnist.sweep.trials import LOG, Trial, add_trial, check_unchanged, claim_trial, locked, read_trials
 
-MAX_KILLS = 5  # of one trial, until it is taken for something else than chance
+MAX_KILLS = 5  # of one trial, after which it is not chance
 POLL = 0.5  # seconds
-MAX_DRAWS = 100  # of a point, until one is new
+MAX_DRAWS = 100  # in search of a new point
 
 
 @dataclass
 class Sweep:
-    """Trains the trials of a plan, next to other processes that do the same in the same folder.
+    """Trains the trials of a plan; other processes may do the same in the same folder.
 
     Args:
-        plan: What is tried.
+        plan: The search.
         folder: Folder of the trials.
-        options: Options of ``fit`` that all trials get.
-        test: Whether the best checkpoint of each trial is tested.
+        options: Options of ``fit`` for all trials.
+        test: Whether to test the best checkpoint of each trial.
         report: Called with each trial that is done.
     """
 
@@ -44,7 +44,7 @@ class Sweep:
         """Works until every trial is done.
 
         Raises:
-            UserError: Something is wrong that is not the trial's own fault; the trial stays open.
+            UserError: Something is wrong that is not the fault of a trial's options; the trial stays open.
         """
         while True:
             with locked(self.folder):
@@ -60,7 +60,7 @@ class Sweep:
             elif all(trial.is_done(self.test) for trial in trials):
                 return
             else:
-                time.sleep(POLL)  # other processes work on the rest, and may be killed
+                time.sleep(POLL)  # other processes train the rest, and may be killed
 
     def _new_trial(self, trials: list[Trial]) -> tuple[Trial, int] | None:
         number = trials[-1].number + 1 if trials else 0
@@ -88,17 +88,17 @@ class Sweep:
             return 0
         if run and (code := self._call(trial, handle, "fit", root, "--ckpt_path", str(run))) != 2:
             return code
-        return self._call(trial, handle, "fit", root)  # also a run that cannot be continued begins again
+        return self._call(trial, handle, "fit", root)  # also if its run cannot be continued
 
     def _call(self, trial: Trial, handle: int, command: str, *arguments: str) -> int:
-        """Runs a command, which holds the lock of the trial as long as it lives, with the options of the trial.
+        """Runs a command with the options of a trial in a process, which inherits the lock of the trial.
 
         Returns:
-            0, 2 for a mistake of the trial's own, or the exit code of a process that was stopped or killed.
+            0, 2 if an option of the trial is at fault, or the exit code of a process that was stopped or killed.
 
         Raises:
             PlaceError: The data, a folder or the disk is at fault.
-            UserError: The command has ended in another way, or has been killed too often.
+            UserError: The command has ended in another way, or was killed too often.
         """
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.plan.threads))
         with open(trial.path / LOG, "a", encoding="utf-8", opener=open_own) as log:
@@ -108,7 +108,7 @@ class Sweep:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the sweep, which stops the command once
+                start_new_session=True,  # Ctrl-C reaches the sweep only, which then stops the command
                 pass_fds=(handle,) if os.name == "posix" else (),
             )
         try:
@@ -128,15 +128,15 @@ class Sweep:
 
 
 def next_point(plan: Plan, trials: Sequence[Trial], number: int) -> tuple[str | None, Point] | None:
-    """Chooses what the next trial tries.
+    """Chooses the point of the next trial.
 
     Args:
-        plan: What is tried.
-        trials: All trials, also those that other processes work on.
-        number: Number of the new trial, which makes its seed.
+        plan: The search.
+        trials: All trials, also those of other processes.
+        number: Number of the new trial, by which points are drawn.
 
     Returns:
-        A point that no trial has, with its name if it has one; None if there is none left.
+        A point that no trial has, with its name if it has one; None if none is left.
     """
     names = {trial.name for trial in trials}
     for name, point in plan.named.items():
@@ -150,7 +150,7 @@ def next_point(plan: Plan, trials: Sequence[Trial], number: int) -> tuple[str | 
 
 
 def _sample(plan: Plan, trials: Sequence[Trial], number: int) -> Iterator[Point]:
-    """Draws points from an Optuna study, which is rebuilt in memory from the folders."""
+    """Draws points from an Optuna study, which is rebuilt in memory from the trials."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -159,7 +159,7 @@ def _sample(plan: Plan, trials: Sequence[Trial], number: int) -> Iterator[Point]
     study = optuna.create_study(direction="maximize" if plan.mode == "max" else "minimize", sampler=sampler)
     lists = {name: space for name, space in plan.search.items() if isinstance(space, list)}
     indices = {name: optuna.distributions.CategoricalDistribution(range(len(space))) for name, space in lists.items()}
-    spaces = {**plan.search, **indices}  # of a list, whose values may be lists, Optuna sees the index
+    spaces = {**plan.search, **indices}  # Optuna sees the index of a listed value, which may be a list itself
     for trial in trials:
         if trial.name is None and (value := (trial.result() or {}).get("value")) is not None:
             params = trial.point | {name: space.index(trial.point[name]) for name, space in lists.items()}
@@ -169,7 +169,7 @@ def _sample(plan: Plan, trials: Sequence[Trial], number: int) -> Iterator[Point]
 
 
 def _decode(space: Space, drawn: Any) -> Any:
-    """Returns the value of an option: a float with the digits of its step, or with four that can be read."""
+    """Returns the value of an option; a float is rounded to its step, or to four digits."""
     if isinstance(space, list):
         return space[drawn]
     if not isinstance(drawn, float):
