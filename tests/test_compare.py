@@ -113,7 +113,8 @@ def test_both_formats_have_the_same_cells(logs, cli):
         ("config.yaml", ""),
         ("test/metrics.json", "{"),
         ("test/metrics.json", "[1]"),
-        ("times.csv", "1,soon\n"),
+        ("times.csv", "epoch,seconds\n1,soon\n"),
+        ("times.csv", "1,2.0\n"),
     ],
 )
 def test_a_broken_run_is_listed_as_such(logs, cli, name, content):

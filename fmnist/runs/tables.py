@@ -11,6 +11,7 @@ from fmnist.files import digest_file, open_own, read_json, read_text, write_whol
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+TIMES = "epoch,seconds"
 MAX_EPOCH = 1e9  # the highest that can be drawn
 MAX_DIGEST = 1 << 31  # bytes of a checkpoint that is hashed to see whether test results are its own
 SCHEMA = 2  # version of metrics.json
@@ -67,7 +68,7 @@ def append_seconds(run: Path, epoch: int, seconds: float) -> None:
     """Adds the time of an epoch to ``times.csv``."""
     with open(run / "times.csv", "a", opener=open_own) as file:
         if file.tell() == 0:
-            file.write("epoch,seconds\n")
+            file.write(f"{TIMES}\n")
         file.write(f"{epoch},{seconds:.3f}\n")
 
 
@@ -76,12 +77,15 @@ def read_seconds(run: Path) -> float | None:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is not such a table.
+        ValueError: The file is not such a table.
     """
     if not (run / "times.csv").exists():
         return None
-    lines = (line.partition(",") for line in read_text(run / "times.csv").splitlines()[1:])
-    return sum({epoch: float(seconds) for epoch, comma, seconds in lines if comma}.values())
+    header, *lines = read_text(run / "times.csv").splitlines() or [TIMES]
+    if header != TIMES:
+        raise DamagedError("times.csv is damaged")
+    rows = (line.partition(",") for line in lines)
+    return sum({epoch: float(seconds) for epoch, comma, seconds in rows if comma}.values())
 
 
 def write_metrics(metrics: Metrics, path: Path) -> None:
