@@ -1,189 +1,198 @@
-"""A trained model behind HTTP: the page, and ``POST /predict``, in one process.
+"""A trained model behind HTTP: the page, and ``POST /predict``, for this machine or a trusted network.
 
-Limits: 20 MB a request (413), 16 pictures in one (422), 10 seconds to send it (408), 64 requests at once (503),
-50 million pixels a picture. Nothing that is sent is written to disk.
+Limits: 20 MB a request, 8 MB of JSON (413); 16 pictures a request (422); 10 seconds to send it (408); 64 requests and
+256 MB at once (503). Nothing that is sent is written to disk. Connections on which no request is completed are not
+limited: that is the work of a proxy.
 """
 
 import asyncio
 import base64
-import binascii
 import hmac
 import json
+import logging
 import os
-import socket
-from collections.abc import AsyncGenerator
-from functools import partial
-from typing import Any
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-import anyio
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.formparsers import MultiPartException, MultiPartParser
+from fastapi import FastAPI, HTTPException, Request, Response, Security
+from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from PIL import UnidentifiedImageError
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fmnist.data.photos import PictureError
 from fmnist.inference.page import render
 from fmnist.inference.predictor import Predictor
+from fmnist.inference.request import CURL, FORM, OPENAPI, Options, read_request
 
-MAX_BYTES, MAX_FILES, MAX_WAITING = 20_000_000, 16, 64
-SECONDS = 10  # to send the head of a request, and again to send its body
-GRACE = 4  # seconds for what is in flight when the server is stopped
-
-
-class _Parser(MultiPartParser):
-    """Keeps files in memory."""
-
-    spool_max_size = MAX_BYTES + 1
-
-
-class _Protocol(H11Protocol):
-    """Closes a connection on which no request comes."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        transport.get_extra_info("socket").setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # else 40 ms are waited
-        asyncio.get_running_loop().call_later(SECONDS, self._close_unused, transport)
-
-    def _close_unused(self, transport: asyncio.Transport) -> None:
-        cycle: Any = self.cycle
-        if cycle is None:
-            transport.close()
+MAX_BYTES, MAX_HELD, MAX_WAITING = 20_000_000, 256_000_000, 64
+MAX_READ = 100_000_000  # bytes; what is refused is read up to here, or its sender could not read the answer
+SMALL = 256_000  # bytes of a request that are accepted even if others have MAX_HELD
+SECONDS, GRACE = 10, 4.5  # to send a request; to answer those in flight when the server is stopped
+HEADERS = [("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY")]
+BEARER = HTTPBearer(auto_error=False, description="If the server was started with a token.")
 
 
 class Server(uvicorn.Server):
-    """Ends at once when it is told to for the second time."""
+    """Ends ``GRACE`` seconds after a signal, whatever a thread does, and at once after a second one."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Takes SIGTERM or Ctrl-C."""
-        self.force_exit = self.should_exit
+        """Handles SIGTERM and Ctrl-C."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        end = threading.Timer(GRACE, os._exit, [128 + sig])  # a thread that decodes a picture cannot be stopped
+        end.daemon = True
+        end.start()
         super().handle_exit(sig, frame)
 
 
-def make_server(predictor: Predictor, origin: str, token: str | None = None) -> Server:
+def make_server(
+    predictor: Predictor,
+    origin: str,
+    token: str | None = None,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+) -> Server:
     """Makes a server that is ready to run.
 
     Args:
         predictor: The model.
-        origin: What the page says of it.
-        token: What ``POST /predict`` asks for as ``Authorization: Bearer TOKEN``; nothing if not given.
+        origin: Where the model comes from, for the page.
+        token: What ``POST /predict`` needs as ``Authorization: Bearer TOKEN``; nothing if not given.
+        hosts: Names by which the server may be addressed, such as ``*.example.org``; any if not given.
+        origins: Other origins whose pages may use it, such as ``https://example.org``, or ``*``.
     """
-    app = make_app(predictor, origin, token)
-    config = uvicorn.Config(app, http=_Protocol, log_level="error", timeout_graceful_shutdown=GRACE, lifespan="off")
+    app = FastAPI(title="fmnist", docs_url=None, redoc_url=None, max_body_size=MAX_READ)  # docs would load scripts
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["POST"], allow_headers=["*"])
+    page = render({"origin": origin, "classes": list(predictor.class_names), "examples": ""})
+
+    async def show(_: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def health() -> dict[str, str]:
+        """Answers as soon as the model is loaded."""
+        return {"status": "ok"}
+
+    predict = _Service(predictor, token, origins).predict
+    app.add_route("/", show, include_in_schema=False)
+    app.add_api_route("/health", health, methods=["GET"])
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route("/predict", predict, methods=["POST"], openapi_extra=OPENAPI)
+    logging.getLogger("asyncio").addFilter(_make_filter())
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # warns of every odd form
+    config = uvicorn.Config(
+        app, http="h11", ws="none", lifespan="off", headers=HEADERS, log_level="error", access_log=False
+    )
     return Server(config)
 
 
-def make_app(predictor: Predictor, origin: str, token: str | None = None) -> FastAPI:
-    """Makes the application; see ``make_server``."""
-    app = FastAPI(title="fmnist", docs_url=None, redoc_url=None)  # these load scripts from elsewhere
-    desk = _Desk(predictor, token)
-    page = render({"origin": origin, "classes": list(predictor.class_names), "examples": ""})
+def _make_filter() -> Any:
+    """Lets each message through once: without free file descriptors asyncio repeats one 2,000 times a second."""
+    known: set[str] = set()
 
-    @app.get("/", response_class=HTMLResponse)
-    async def show() -> str:
-        """The page."""
-        return page
+    def is_new(record: logging.LogRecord) -> bool:
+        line = record.getMessage().partition("\n")[0]
+        new = line not in known
+        known.add(line)
+        return new
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """Tells that the model is loaded."""
-        return {"status": "ok"}
-
-    app.add_api_route("/predict", desk.predict, methods=["POST"])
-    return app
+    return is_new
 
 
-class _Desk:
-    """Answers requests for predictions.
-
-    Args:
-        predictor: The model.
-        token: What is asked for, if anything.
-    """
-
-    def __init__(self, predictor: Predictor, token: str | None) -> None:
+class _Service:
+    def __init__(self, predictor: Predictor, token: str | None, origins: Sequence[str]) -> None:
         self.predictor = predictor
         self.token = token
-        self.busy = 0
-        self.threads = anyio.CapacityLimiter(os.cpu_count() or 1)
+        self.origins = {*origins}
+        self.waiting = 0  # requests whose body is there
+        self.held = 0  # bytes of bodies
+        self.threads = ThreadPoolExecutor(os.cpu_count())
 
     async def predict(
-        self, request: Request, top_k: int | None = None, note: bool = False, seen: bool = False
-    ) -> JSONResponse:
-        """Classifies a picture, or several: a raw body, multipart files, or JSON with ``inputs`` as base64."""
-        given, asked = request.headers.get("authorization", ""), f"Bearer {self.token}"
-        if self.token and not hmac.compare_digest(given.encode(), asked.encode()):
-            raise HTTPException(401, "give the token, as Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-        if self.busy >= MAX_WAITING:
-            raise HTTPException(503, "too many requests at once: try again", {"Retry-After": "1"})
-        self.busy += 1
+        self,
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)],
+    ) -> Response:
+        """Classifies a picture, or several: as the body, as files of a form, or in JSON as ``inputs`` in base64."""
+        body = bytearray()
         try:
-            files, single, wanted = await _read(request)
-            work = partial(_classify, self.predictor, files, wanted or top_k, note, seen)
-            answers = await anyio.to_thread.run_sync(work, limiter=self.threads)
+            await self._receive(request, body, self._find_refusal(request, credentials))
+            self.waiting += 1
+            try:
+                content_type, query = request.headers.get("content-type", ""), dict(request.query_params)
+                run = asyncio.get_running_loop().run_in_executor
+                answer = await run(self.threads, self._answer, content_type, query, body)
+            finally:
+                self.waiting -= 1
         finally:
-            self.busy -= 1
-        return JSONResponse(answers[0] if single else answers)
+            self.held -= len(body)
+        return Response(answer, media_type="application/json")
 
+    def _find_refusal(self, request: Request, credentials: HTTPAuthorizationCredentials | None) -> HTTPException | None:
+        headers = request.headers
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        same = site in ("same-origin", "none") if site else not origin or urlsplit(origin).netloc == headers.get("host")
+        if not same and not {"*", origin} & self.origins:
+            return HTTPException(403, f"pages of {origin} may not ask: start the server with --allowed_origin {origin}")
+        given = credentials.credentials if credentials else ""
+        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
+            return HTTPException(401, "give the token, as Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        return None
 
-async def _body(request: Request) -> AsyncGenerator[bytes, None]:
-    """Yields the body, no more than is allowed, while it comes."""
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BYTES:
-            raise HTTPException(413, f"a request may have {MAX_BYTES // 1_000_000} MB")
-        yield part
-
-
-async def _read(request: Request) -> tuple[list[bytes], bool, int | None]:
-    """Returns the files of a request, whether it is a single one, and how many classes are asked for."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        async with asyncio.timeout(SECONDS):
-            if kind == "multipart/form-data":
-                form = await _Parser(request.headers, _body(request), max_files=MAX_FILES, max_fields=MAX_FILES).parse()
-                files = [await value.read() for _, value in form.multi_items() if not isinstance(value, str)]
-                if not files:
-                    raise HTTPException(422, "the form has no file")
-                return files, len(files) == 1, None
-            content = b"".join([part async for part in _body(request)])
-    except TimeoutError:
-        raise HTTPException(408, f"a request must be sent within {SECONDS} seconds") from None
-    except ClientDisconnect:  # else the server would print where it was; nobody reads the answer
-        raise HTTPException(499, "the sender has left") from None
-    except (MultiPartException, KeyError) as error:
-        raise HTTPException(422, f"this is not a form: {error}") from error
-    if kind != "application/json":
-        return [content], True, None
-    try:
-        asked = json.loads(content)
-        top_k = (asked.get("parameters") or {}).get("top_k")
-        if top_k is not None and (type(top_k) is not int or top_k < 1):
-            raise HTTPException(422, "top_k must be a whole number, at least 1")
-        return (
-            [base64.b64decode(asked["inputs"].partition("base64,")[2] or asked["inputs"], validate=True)],
-            True,
-            top_k,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
-        raise HTTPException(422, 'give {"inputs": a picture in base64, "parameters": {"top_k": 3}}') from error
-
-
-def _classify(predictor: Predictor, files: list[bytes], top_k: int | None, note: bool, seen: bool) -> list[Any]:
-    """Classifies pictures; classes are written as Hugging Face does."""
-    answers: list[Any] = []
-    for file in files:
+    async def _receive(self, request: Request, body: bytearray, refusal: HTTPException | None) -> None:
+        """Collects a body; raises the refusal when all has been read."""
+        size, busy = 0, HTTPException(503, "too many requests at once: try again", {"Retry-After": "1"})
         try:
-            converted = predictor.read_bytes(file)
-        except ValueError as error:
-            raise HTTPException(415 if "not a picture" in str(error) else 422, f"the picture {error}") from error
-        prediction = predictor.classify_converted(converted)
-        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:top_k]
-        answer = [{"label": name, "score": probability} for name, probability in best]
-        shown = {"seen": base64.b64encode(converted.image.numpy().tobytes()).decode()} if seen else {}
-        more = {"note": prediction.note, "typicality": prediction.typicality, **shown}
-        answers.append({"predictions": answer, **more} if note or seen else answer)
-    return answers
+            async with asyncio.timeout(SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > MAX_BYTES:
+                        refusal = refusal or HTTPException(413, f"a request may have {MAX_BYTES // 1_000_000} MB")
+                    elif size > SMALL and self.held > MAX_HELD:
+                        refusal = refusal or busy
+                    if refusal:
+                        self.held -= len(body)
+                        body.clear()
+                    else:
+                        self.held += len(part)
+                        body += part
+        except TimeoutError:
+            refusal = refusal or HTTPException(408, f"a request must be sent within {SECONDS} seconds")
+        except ClientDisconnect:  # nobody reads the answer
+            refusal = HTTPException(499)
+        if self.waiting >= MAX_WAITING:
+            refusal = refusal or busy
+        if refusal:
+            raise refusal
+
+    def _answer(self, content_type: str, query: dict[str, str], body: bytearray) -> bytes:
+        """Answers a request, in a thread."""
+        pictures, single, options = read_request(content_type, query, bytes(body))
+        try:
+            answers = [self._classify(picture, options) for picture in pictures]
+        except PictureError as error:
+            code = 415 if isinstance(error.__cause__, UnidentifiedImageError) else 422
+            hint = f"; {CURL}" if FORM in content_type else ""
+            raise HTTPException(code, f"the picture {error}{hint}") from error
+        return json.dumps(answers[0] if single else answers).encode()
+
+    def _classify(self, picture: bytes, options: Options) -> Any:
+        """Classifies a picture; the classes are written as Hugging Face does."""
+        converted = self.predictor.read_bytes(picture)
+        prediction = self.predictor.classify_converted(converted)
+        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[: options.top_k]
+        classes = [{"label": name, "score": probability} for name, probability in best]
+        if not options.note and not options.seen:
+            return classes
+        answer = {"predictions": classes, "note": prediction.note, "typicality": prediction.typicality}
+        seen = {"seen": base64.b64encode(converted.image.numpy().tobytes()).decode()} if options.seen else {}
+        return answer | seen
