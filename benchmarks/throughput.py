@@ -15,10 +15,9 @@ plain Lightning  the same data and a textbook LightningModule: step-level self.l
 Keras (JAX)      Keras 3 on JAX, its fit on an array in memory
 scikit-learn     MLPClassifier, its fit on an array in memory
 
-In these all compute in float32. A second block has what each offers to be faster: `fit` with bfloat16
-products and with bf16-mixed, Keras with both of its ways (a processor without bfloat16 does not take part:
-there `fit` stays in float32, and so says). A last line says what ends an epoch of `configs/mlp.yaml`:
-validation, calibration, checkpoints, history.
+In these all compute in float32. A second block has what each offers to be faster: `fit` with bf16-mixed,
+Keras with both of its ways (a processor without bfloat16 does not take part: there `fit` stays in float32, and
+prints so). A last line has what ends an epoch of `configs/mlp.yaml`: validation, calibration, checkpoints, history.
 """
 
 import argparse
@@ -57,7 +56,6 @@ SGD = partial(torch.optim.SGD, lr=1e-3)
 OPTIONS = {
     "ours": [],
     "flip and shift 2": ["--data.flip", "true", "--data.shift", "2"],
-    "bf16 products": ["--model.matmul_precision", "medium"],
     "bf16-mixed": ["--trainer.precision", "bf16-mixed"],
 }
 KERAS = {  # type of its layers, and arithmetic of JAX's products

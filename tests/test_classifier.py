@@ -371,11 +371,39 @@ def test_an_epoch_gives_the_weights_of_a_plain_loop_bit_for_bit(fit):
         assert torch.equal(model.network.state_dict()[name], tensor), name
 
 
-def test_half_precision_trains_as_well(fit):
-    model = ImageClassifier(hidden_dims=[32])
-    trainer = fit(model, precision="bf16-mixed", max_epochs=3)
+def test_half_precision_trains_as_well_and_is_measured_in_float32(fit):
+    class Logits(Callback):
+        """Keeps the logits of validation, and whether training steps are in bfloat16."""
+
+        def on_validation_epoch_end(self, trainer, pl_module):
+            self.seen = torch.cat(pl_module.val_outputs.logits)
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            self.trained_in = pl_module.last
+
+    class Watched(ImageClassifier):
+        def forward(self, images):
+            logits = super().forward(images)
+            self.last = logits.dtype
+            return logits
+
+    inside, after, data = Logits(), Logits(), FashionMNISTDataModule(val_size=100)
+    model = Watched(hidden_dims=[32])
+    trainer = fit(model, data, precision="bf16-mixed", max_epochs=3, callbacks=[inside])
     assert trainer.callback_metrics["val/acc"] > 0.9
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert inside.trained_in == torch.bfloat16
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    for precision in ("32-true", "bf16-mixed"):
+        found = Trainer(precision=precision, callbacks=[after], **quiet)
+        (metrics,) = found.validate(model, data, verbose=False)
+        assert inside.seen.dtype == after.seen.dtype == torch.float32
+        assert torch.equal(inside.seen, after.seen)
+        for name, value in metrics.items():
+            assert value == trainer.callback_metrics[name], name
+        (tested,) = found.test(model, data, verbose=False)
+        assert torch.equal(model.tested.logits, model.network.eval()(data.test_set.images))
+        assert tested["test/num_samples"] == 200
 
 
 @pytest.fixture
@@ -479,27 +507,3 @@ def test_a_forked_training_gives_its_weights_back(fit):
     accuracy = (model.eval()(data.val_set.images).argmax(1) == data.val_set.labels).float().mean().item()
     assert accuracy == pytest.approx(trainer.callback_metrics["val/acc"].item())
     assert accuracy > 0.9
-
-
-def test_the_precision_of_products_is_that_of_training_steps_alone(small_data, tmp_path):
-    seen = set()
-
-    class Look(Callback):
-        def on_before_optimizer_step(self, *_):
-            seen.add(("step", torch.get_float32_matmul_precision()))
-
-        def on_validation_batch_start(self, *_):
-            seen.add(("validation", torch.get_float32_matmul_precision()))
-
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=2,
-        val_check_interval=1,
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[Look()],
-    )
-    data = FashionMNISTDataModule(FashionMNIST(tmp_path), batch_size=100, val_size=100)
-    trainer.fit(ImageClassifier(hidden_dims=[4], matmul_precision="medium"), data)
-    assert seen == {("step", "medium"), ("validation", "highest")}
-    assert torch.get_float32_matmul_precision() == "highest"

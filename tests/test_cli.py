@@ -17,6 +17,7 @@ from fmnist import FashionMNISTDataModule, ImageClassifier
 from fmnist.model.calibration import fit_temperature
 from fmnist.runs import checkpoint
 from fmnist.runs.folder import lock
+from fmnist.training.trainer import has_bfloat16
 from tests.conftest import ROOT, spawn
 
 RUN = Path("lightning_logs/version_0")
@@ -479,8 +480,15 @@ def test_a_precision_that_would_be_emulated_is_replaced_and_named(workplace, cli
     words = ("--model.hidden_dims=8", "--data.val_size=100", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
     code, out, err = cli("fit", *words, "--trainer.precision=bf16-mixed")
     assert (code, err) == (0, "")
-    missing = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert ("notice: this processor has no bfloat16: 32-true instead of bf16-mixed" in out) == missing
+    missing = not has_bfloat16("cpu")
+    assert ("note: this cpu device has no bfloat16: 32-true instead of bf16-mixed" in out) == missing
     kept = yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["precision"]
     assert kept == ("32-true" if missing else "bf16-mixed"), "what was done is written down"
+
+
+def test_weights_in_bfloat16_are_a_warning(workplace, cli):
+    words = ("--model.hidden_dims=8", "--data.val_size=100", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    code, out, _ = cli("fit", *words, "--trainer.precision=bf16-true")
+    assert code == 0
+    assert "warning: bf16-true rounds the weights" in out
     assert "bfloat16" not in cli("fit", *words)[1]

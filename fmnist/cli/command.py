@@ -22,7 +22,7 @@ from fmnist.names import describe_code, import_code
 from fmnist.training.checkpoints import dump_settings
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.optimization import DEFAULT as DEFAULT_OPTIMIZER
-from fmnist.training.trainer import check_strategy, complete, emulates_half
+from fmnist.training.trainer import check_strategy, complete, settle_precision
 
 
 class Verb(NamedTuple):
@@ -112,9 +112,8 @@ class Command(LightningCLI):
         self._keep_model()
         trainer = self.config[self.verb].trainer
         trainer.callbacks = as_typed(trainer.callbacks)
-        if emulates_half(trainer):
-            say(f"notice: this processor has no bfloat16: 32-true instead of {trainer.precision}")
-            trainer.precision = "32-true"  # what is done is what is written down
+        if note := settle_precision(trainer):
+            say(note)
         self._check_flat_flags()
         seed = self.config[self.verb].seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")

@@ -20,7 +20,6 @@ from fmnist.training.averaging import AveragingCheck
 from fmnist.training.calibration import CalibratedModule
 from fmnist.training.loss import balance, mixup
 from fmnist.training.optimization import ProgressLR, Schedule, describe_optimizer, make_optimizer
-from fmnist.training.precision import MatmulPrecision
 from fmnist.training.pretrained import Pretrained
 
 
@@ -40,7 +39,6 @@ class ImageClassifier(CalibratedModule):
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1), in training only.
         mixup: Blend training images and their labels in pairs; 0.2 is usual, 0 for none. The shares are
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
-        matmul_precision: Arithmetic of float32 products in training steps. ``medium`` can be faster on new devices.
         class_weights: ``balanced`` divides the loss of a training image by its class's share of them.
         network: Another network than the MLP, by the path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
@@ -62,7 +60,6 @@ class ImageClassifier(CalibratedModule):
         warmup_ratio: float = 0.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
-        matmul_precision: Literal["highest", "high", "medium"] = "highest",
         class_weights: Literal["none", "balanced"] = "none",
         network: NetworkFactory | None = None,
         weights: str | None = None,
@@ -105,18 +102,21 @@ class ImageClassifier(CalibratedModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Collects logits and labels, and what typicality is fitted to."""
-        logits, features = listen(self, batch[0])
+        """Collects logits and labels, and what typicality is fitted to, in float32 whatever training computes in."""
+        with torch.autocast(self.device.type, enabled=False):
+            logits, features = listen(self, batch[0])
         self.val_outputs.update(logits, batch[1])
         self.val_inputs.update(batch[0], features)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collects logits and labels."""
-        self.test_outputs.update(self(batch[0]), batch[1])
+        with torch.autocast(self.device.type, enabled=False):
+            self.test_outputs.update(self(batch[0]), batch[1])
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the calibrated probabilities of a batch, float (B, num_classes)."""
-        return calibrate(self(batch[0]), self.temperature)
+        with torch.autocast(self.device.type, enabled=False):
+            return calibrate(self(batch[0]), self.temperature)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""
@@ -129,8 +129,7 @@ class ImageClassifier(CalibratedModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Returns what every training has, also one that Python code starts."""
-        precision = self.hparams["matmul_precision"]
-        return [AveragingCheck()] if precision == "highest" else [AveragingCheck(), MatmulPrecision(precision)]
+        return [AveragingCheck()]
 
     def on_fit_start(self) -> None:
         """Weighs the classes, if that is asked for."""

@@ -46,10 +46,31 @@ def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callba
     return arguments, callbacks
 
 
-def emulates_half(config: Namespace) -> bool:
-    """Returns whether the trainer would emulate 16-bit arithmetic on its processor, which is many times slower."""
-    mixed = str(config.precision) in ("bf16", "bf16-mixed", "16", "16-mixed")
-    return mixed and find_device(config.accelerator) == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def settle_precision(config: Namespace) -> str | None:
+    """Sets float32 where the device would emulate bfloat16, which is many times slower.
+
+    Args:
+        config: Settings of a trainer.
+
+    Returns:
+        What the user should know of the precision, if anything.
+    """
+    precision, device = str(config.precision), find_device(config.accelerator)
+    if precision == "bf16-true":
+        return "warning: bf16-true rounds the weights themselves to 3 digits: bf16-mixed is more accurate"
+    asked = ("bf16", "bf16-mixed", *(("16", "16-mixed") if device == "cpu" else ()))  # Lightning takes bf16 there
+    if precision not in asked or device is None or has_bfloat16(device):
+        return None
+    config.precision = "32-true"  # what is done is what is written down
+    return f"note: this {device} device has no bfloat16: 32-true instead of {precision}"
+
+
+def has_bfloat16(device: str) -> bool:
+    """Returns whether a device computes in bfloat16; others can, with float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+    return device == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def check_strategy(trainer: Trainer, config: Namespace) -> None:
