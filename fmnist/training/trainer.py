@@ -68,8 +68,8 @@ def settle_precision(config: Namespace) -> str | None:
 def has_bfloat16(device: str) -> bool:
     """Returns whether a device computes in bfloat16; others can, with float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
     return device == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
