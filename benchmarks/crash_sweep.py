@@ -1,6 +1,6 @@
 """What a sweep promises when its processes die, tried with real ones.
 
-    python benchmarks/crash_sweep.py [--points 12] [--kills 20] [--seed 0] [--root data]
+    python benchmarks/crash_sweep.py [--points 12] [--kills 20] [--seed 0] [--root data] [options of fit]
 
 A grid of small trainings is swept once undisturbed. Then three processes sweep it in one folder, and at random
 moments a sweep, a training or both of a trial are killed (SIGKILL); a sweep that was killed is started again.
@@ -36,31 +36,32 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="how often something is killed (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and of what is killed (default 0)")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data set (default data)")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
+    options = [*LITTLE, f"--data.source.root={args.root.resolve()}", *options]
     with tempfile.TemporaryDirectory() as quiet, tempfile.TemporaryDirectory() as wild:
         for folder in (quiet, wild):
             grid = {"config": str(CONFIG), "search": {"seed_everything": list(range(args.points))}}
             (Path(folder) / "points.yaml").write_text(json.dumps(grid))  # JSON is YAML
         started = time.monotonic()
-        assert start(Path(quiet), args.root).wait() == 0, (Path(quiet) / "output.txt").read_text()
+        assert start(Path(quiet), options).wait() == 0, (Path(quiet) / "output.txt").read_text()
         seconds = time.monotonic() - started
-        killed = disturb(Path(wild), args.root, args.kills, seconds / args.kills / 2, args.seed)
+        killed = disturb(Path(wild), options, args.kills, seconds / args.kills / 2, args.seed)
         problems = differences(Path(wild) / FOLDER, Path(quiet) / FOLDER, args.points)
     print(f"{args.points} points, three sweeps; killed: {dict(killed)}; {problems or 'all finished once, bit for bit'}")
     return int(bool(problems))
 
 
-def start(folder: Path, root: Path) -> subprocess.Popen[bytes]:
+def start(folder: Path, options: list[str]) -> subprocess.Popen[bytes]:
     """Starts a sweep in a process group of its own."""
-    command = [sys.executable, "-m", "fmnist", "sweep", "points.yaml", *LITTLE, f"--data.source.root={root.resolve()}"]
+    command = [sys.executable, "-m", "fmnist", "sweep", "points.yaml", *options]
     with (folder / "output.txt").open("a") as output:
         return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
 
 
-def disturb(folder: Path, root: Path, kills: int, seconds: float, seed: int) -> Counter[str]:
+def disturb(folder: Path, options: list[str], kills: int, seconds: float, seed: int) -> Counter[str]:
     """Sweeps with three processes and kills at random moments, so many seconds apart; returns what was killed."""
     draw = random.Random(seed)
-    sweeps = [start(folder, root) for _ in range(3)]
+    sweeps = [start(folder, options) for _ in range(3)]
     killed: Counter[str] = Counter()
     while sum(killed.values()) < kills and any(sweep.poll() is None for sweep in sweeps):
         time.sleep(draw.uniform(0, 2 * seconds))
@@ -70,7 +71,7 @@ def disturb(folder: Path, root: Path, kills: int, seconds: float, seed: int) -> 
         if what != "fit" and sweeps[index].poll() is None:
             sweeps[index].kill()
             sweeps[index].wait()
-            sweeps[index] = start(folder, root)
+            sweeps[index] = start(folder, options)
             killed[what] += 1
         if what != "sweep" and fits:
             os.kill(draw.choice(fits), signal.SIGKILL)

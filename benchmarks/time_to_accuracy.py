@@ -37,6 +37,7 @@ PLAIN += ("--model.label_smoothing", "0.1", "--model.optimizer", "SGD", "--model
 PLAIN += ("--model.optimizer.momentum", "0.9", "--model.optimizer.nesterov", "true")
 PLAIN += ("--model.optimizer.weight_decay", "3e-4", "--model.optimizer.fused", "false", "--model.normalization", "none")
 PLAIN += ("--model.mixup", "0", "--data.shift", "0")  # nothing that the peers cannot have
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 RECIPES = {"ours": ("--config", str(CONFIG)), "plain": PLAIN}
 
 # Peer, recipe, and its epochs: ours the fewest with a validation accuracy of 91 %, as the test images are
@@ -117,7 +118,7 @@ def run(peer: str, recipe: str, epochs: int, seed: int, args: argparse.Namespace
     with tempfile.TemporaryDirectory() as folder:
         if peer == "fmnist":
             words = [*RECIPES[recipe], "--trainer.max_epochs", epochs, "--seed_everything", seed]
-            seconds = timed("-m", "fmnist", "fit", *words, *_places(args, folder))
+            seconds, _ = timed("-m", "fmnist", "fit", *words, *_places(args, folder))
             timed("-m", "fmnist", "test", "--trainer.default_root_dir", folder)
             (metrics,) = Path(folder).rglob("metrics.json")
             return seconds, json.loads(metrics.read_text())["acc"]
@@ -137,11 +138,11 @@ def _places(args: argparse.Namespace, folder: str) -> list[Any]:
     return ["--data.source.root", Path(args.root).resolve(), "--trainer.default_root_dir", folder, *few]
 
 
-def timed(*words: Any) -> float:
-    """Runs a Python process to its end and returns its seconds."""
+def timed(*words: Any) -> tuple[float, str]:
+    """Runs a Python process to its end and returns its seconds and its output."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    done = subprocess.run([sys.executable, *map(str, words)], check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - start, done.stdout
 
 
 def choose(args: argparse.Namespace) -> None:
@@ -344,16 +345,16 @@ def measure_start(args: argparse.Namespace) -> dict[str, float]:
     """Times the start of processes, in turn, and prints the medians beside that of bare imports."""
     with tempfile.TemporaryDirectory() as folder:
         trained = str(Path(folder) / "trained")
-        little = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"]
-        timed("-m", "fmnist", "fit", "--config", CONFIG, *_places(args, trained), *little)
+        fit = ["fit", "--config", CONFIG, "--trainer.max_epochs", 1, *_places(args, trained)]
+        whole = f"import sys; from fmnist.__main__ import main; main(sys.argv[1:]); {PEAK}"
+        training = megabytes(timed("-c", whole, *fit)[1])
         first_step = (
             "import os, sys; from fmnist import ImageClassifier; from fmnist.__main__ import main;"
             "ImageClassifier.on_train_batch_end = lambda *_: os._exit(0); main(sys.argv[1:])"
         )
-        fit = ["fit", "--config", str(CONFIG), *map(str, _places(args, folder))]
-        test = ["-m", "fmnist", "test", "--trainer.default_root_dir", trained]
+        test = ["-m", "fmnist", "test", "--ckpt_path", f"{trained}/lightning_logs/version_0"]
         rows: dict[str, Iterable[Any]] = {
-            "import lightning, torchvision": ("-c", "import lightning, torchvision"),
+            "import lightning, torchvision": ("-c", f"import lightning, torchvision; {PEAK}"),
             "the same, up to the last line": ("-c", "import os, lightning, torchvision; os._exit(0)"),
             "fit, up to the first step": ("-c", first_step, *fit),
             "test": test,
@@ -364,25 +365,24 @@ def measure_start(args: argparse.Namespace) -> dict[str, float]:
         seconds: dict[str, list[float]] = {name: [] for name in rows}
         for _ in range(args.starts):
             for name, words in rows.items():
-                seconds[name].append(timed(*words))
-        whole, started = (seconds[name] for name in [*rows][:2])  # the end of a process takes time as well
+                taken, printed = timed(*words)
+                seconds[name].append(taken)
+                if name.startswith("import"):
+                    imports = megabytes(printed)
+        imported, started = (seconds[name] for name in [*rows][:2])  # the end of a process takes time as well
         print(f"\n{'process':32}seconds   / imports   seconds beyond imports")
         for name, values in seconds.items():
-            bare = started if "up to" in name else whole
+            bare = started if "up to" in name else imported
             ratio = statistics.median(value / other for value, other in zip(values, bare, strict=True))
             beyond = statistics.median(value - other for value, other in zip(values, bare, strict=True))
             print(f"{name:32}{statistics.median(values):7.2f}{ratio:12.2f}{max(0.0, beyond):12.2f}")
-        imports = memory("-c", "import lightning, torchvision")
-        training = memory("-m", "fmnist", *fit, "--trainer.max_epochs", "1")
     print(f"\npeak memory of fit beyond the imports: {training - imports:.0f} MB (imports alone {imports:.0f} MB)")
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def memory(*words: str) -> float:
-    """Returns the peak memory of a Python process, in MB."""
-    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    process = os.posix_spawn(sys.executable, [sys.executable, *words], os.environ, file_actions=silent)
-    return os.wait4(process, 0)[2].ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+def megabytes(printed: str) -> float:
+    """Returns the peak memory that a process has printed in its last line, in MB."""
+    return int(printed.split()[-1]) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 if __name__ == "__main__":

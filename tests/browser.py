@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -13,10 +12,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 @contextmanager
-def open_browser(folder):
-    """Starts Chromium; ``folder`` is used for one that has to be fetched."""
-    own = next(filter(None, map(shutil.which, NAMES)), None)
-    path, env = (own, {}) if own else fetch(folder)
+def open_browser(shared):
+    """Starts Chromium; one that has to be fetched is ``shared``."""
+    path, env = next(filter(None, map(shutil.which, NAMES)), None), {}
+    if not path:
+        root = shared("chromium", fetch) / "root"
+        libraries = {str(library.parent) for library in root.rglob("*.so*")}
+        path, env = root / "usr/lib/chromium/chromium", {"LD_LIBRARY_PATH": ":".join(libraries)}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=path, env={**os.environ, **env}, args=["--no-sandbox", "--disable-gpu"]
@@ -26,7 +28,7 @@ def open_browser(folder):
 
 
 def fetch(folder):
-    """Unpacks Debian's package and those it needs. Returns the program's path, and variables to start it with."""
+    """Unpacks Debian's package and those it needs into a folder, below ``root``."""
     if not shutil.which("apt-get"):
         pytest.skip("no Chromium on this machine: install it to test the pages")
     for place in ("lists/partial", "cache/archives/partial", "root"):
@@ -44,5 +46,3 @@ def fetch(folder):
     subprocess.run([*apt, *install], check=True, capture_output=True)
     for package in (folder / "cache" / "archives").glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", package, folder / "root"], check=True)
-    libraries = {str(path.parent) for path in Path(folder / "root").rglob("*.so*")}
-    return folder / "root/usr/lib/chromium/chromium", {"LD_LIBRARY_PATH": ":".join(libraries)}

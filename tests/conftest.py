@@ -25,7 +25,8 @@ from tests.forkserver import COMMAND, ROOT, Popen
 TRAIN_SIZE, TEST_SIZE = 600, 200
 EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
 RECIPE = ("--model.hidden_dims=[64,32]", "--trainer.max_epochs=2", *EMA)  # of the run that all tests share
-LONGEST = ["test_distributed", "test_benchmarks", "test_crash", "test_errors", "test_sweep", "test_hostile", "test_cli"]
+LONGEST = ["test_benchmarks", "test_crash", "test_distributed", "test_real", "test_readme", "test_errors", "test_sweep"]
+LONGEST += ["test_hostile", "test_cli", "test_own_data", "test_own_code", "test_examples", "test_wheel", "test_tour"]
 
 
 def pytest_collection_modifyitems(items):
@@ -152,6 +153,29 @@ def real_root(shared):
 
 
 @pytest.fixture(scope="session")
+def few(shared, real_root):
+    """A folder with the first of the real images, 5,000 to train on and 1,100 to test on, by the names of MNIST.
+
+    The processes of a test can have it, other than the small data set: ``source`` makes their options.
+    """
+
+    def fill(folder):
+        raw = folder / "MNIST/raw"
+        raw.mkdir(parents=True)
+        for prefix, count in (("train", 5000), ("t10k", 1100)):
+            part = download.VerifiedFashionMNIST(real_root, train=prefix == "train")
+            (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(part.data[:count].numpy()))
+            (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(part.targets[:count].numpy()))
+
+    return shared("few", fill)
+
+
+def source(folder):
+    """Returns the options for the data in a folder that ``few`` has made."""
+    return ("--data.source=TorchVision", "--data.source.name=MNIST", f"--data.source.folder={folder}")
+
+
+@pytest.fixture(scope="session")
 def tested(shared, real_root):
     """A folder with a run on the real images, tested and predicted (``test.csv``), which nobody changes.
 
@@ -168,11 +192,11 @@ def tested(shared, real_root):
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory):
+def browser(shared):
     """A real browser."""
     from tests.browser import open_browser
 
-    with open_browser(tmp_path_factory.mktemp("browser")) as browser:
+    with open_browser(shared) as browser:
         yield browser
 
 

@@ -2,7 +2,7 @@
 
 They are real: each has a pid, signals, an exit code, streams and a current folder of its own. What an interpreter reads
 when it starts (locale, encodings, warnings, threads, the seed of its hashes) is that of the server: tests of these and
-of imports start ``subprocess.Popen``, and so does Lightning for the other processes of a training.
+of imports start ``Executed``, and so does the first test of several processes, of which Lightning starts all but one.
 """
 
 import contextlib
@@ -26,19 +26,26 @@ from fmnist.runs import folder
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "fmnist"]
+MODULES = ("fmnist", "torch.distributed.run")
 PRELOAD = ["tests.forkserver", "fmnist.cli.command", "fmnist.cli.sweep", "torch.utils.tensorboard", "fastapi"]
 PATH = sys.path[1:]  # in the server that of any ``python``
 LOCK = threading.Lock()
 Executed = subprocess.Popen
 
 
+def module_of(command):
+    """Returns the module of a command ``python -m``; None for other commands."""
+    return command[2] if [*command][:2] == COMMAND[:2] else None
+
+
 class Popen:
-    """In place of ``subprocess.Popen``, which it makes for anything but ``python -m fmnist``."""
+    """In place of ``subprocess.Popen``, which it makes for anything but ``python -m`` with one of ``MODULES``."""
 
     __class_getitem__ = classmethod(GenericAlias)
 
     def __new__(cls, command, *args, **options):
-        return super().__new__(cls) if [*command][:3] == COMMAND else Executed(command, *args, **options)
+        forked = module_of(command) in MODULES
+        return super().__new__(cls) if forked else Executed(command, *args, **options)
 
     def __init__(self, command, *, cwd=".", env=None, stdout=None, stderr=None, text=False, preexec_fn=None):
         self.args = command
@@ -49,7 +56,7 @@ class Popen:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(PRELOAD)
             forkserver.ensure_running()
-            self.process = context.Process(target=run, args=(command[3:], *place, out, err, preexec_fn))
+            self.process = context.Process(target=run, args=(*command[2:3], command[3:], *place, out, err, preexec_fn))
             self.process.start()
         self.pid = self.process.pid
         out.close()
@@ -111,17 +118,21 @@ class Popen:
 
 
 class Nested(subprocess.Popen):
-    """In a forked process: ``python -m fmnist.sweep``, which a sweep starts, is forked once more and not executed."""
+    """In a forked process: what starts there of ``fmnist`` is forked once more and not executed.
 
-    def __init__(self, command, *args, env=None, pass_fds=(), **options):
-        if isinstance(command, list) and command[:3] == [*COMMAND[:2], "fmnist.sweep"]:
+    A sweep starts its runs, and Lightning and ``torchrun`` the processes of a training.
+    """
+
+    def __init__(self, args, *rest, env=None, pass_fds=(), **options):
+        words = [word for word in args if word != "-u"]
+        if (module_of(words) or "").partition(".")[0] == "fmnist":
             sys.stdout.flush()
-            options["preexec_fn"] = partial(become, command[3:], env, pass_fds)
+            options["preexec_fn"] = partial(become, words[2], words[3:], env, pass_fds)
         with patch.dict(folder._handles, clear=True):  # a program that is executed keeps the lock that it is given
-            super().__init__(command, *args, env=env, pass_fds=pass_fds, **options)
+            super().__init__(args, *rest, env=env, pass_fds=pass_fds, **options)
 
 
-def become(words, env, pass_fds):
+def become(module, words, env, pass_fds):
     """Runs a command where a program would be executed, with what that would inherit; never returns."""
     code = 1
     try:
@@ -129,7 +140,7 @@ def become(words, env, pass_fds):
             if number > 2 and number not in pass_fds:
                 with contextlib.suppress(OSError):
                     os.close(number)  # among them the one that says that the program runs
-        run(words, Path.cwd(), os.environ if env is None else env, module="fmnist.sweep")
+        run(module, words, Path.cwd(), os.environ if env is None else env)
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -139,8 +150,8 @@ def become(words, env, pass_fds):
         os._exit(code)
 
 
-def run(words, cwd, env, out=None, err=None, prepare=None, module="fmnist"):
-    """Is ``python -m fmnist``, or what a sweep starts."""
+def run(module, words, cwd, env, out=None, err=None, prepare=None):
+    """Is ``python -m`` with a module."""
     for number, stream in ((1, out), (2, err)):
         if stream:
             os.dup2(stream.fileno(), number)

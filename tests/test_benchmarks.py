@@ -1,22 +1,19 @@
 """The scripts behind the README's figures, on the least work with which they print every row."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from fmnist import FashionMNIST
+from tests.conftest import source
 
-LITTLE = ("--seeds=1", "--model.hidden_dims=[8]", "--trainer.limit_train_batches=3")
+LITTLE = ("--model.hidden_dims=[8]", "--trainer.limit_train_batches=3")
 
 
 @pytest.fixture
-def run(script, real_root, tmp_path, monkeypatch):
-    """Runs a script in a folder with the real data. Returns what it prints."""
+def run(script, tmp_path, monkeypatch):
+    """Runs a script in an empty folder. Returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(real_root)
 
     def run(name, *words):
         code, out = script(name, *words)
@@ -26,16 +23,17 @@ def run(script, real_root, tmp_path, monkeypatch):
     return run
 
 
-def test_quickstart_prints_the_published_table_beside_ours(run, tmp_path):
-    rows = [row.split() for row in run("quickstart", *LITTLE).splitlines()[-5:]]
+def test_quickstart_prints_the_published_table_beside_ours(run, few, tmp_path):
+    rows = [row.split() for row in run("quickstart", "--seeds=1", *source(few), *LITTLE).splitlines()[-5:]]
     assert [row[:2] for row in rows] == [["1", "47.3%"], ["2", "54.1%"], ["3", "60.3%"], ["4", "63.7%"], ["5", "65.0%"]]
     ours = json.loads((tmp_path / "lightning_logs/quickstart/seed_0/result.json").read_text())
     assert [(row[2], row[5]) for row in rows] == [(f"{epoch['acc']:.1%}", f"{epoch['loss']:.4f}") for epoch in ours]
     assert len({epoch["loss"] for epoch in ours}) == 5, "every epoch was tested"
 
 
-def test_pictures_prints_speed_memory_and_agreement(run, tested):
-    out = run("pictures", "--count=50", "--many=1001", "--ckpt_path", tested / "lightning_logs/version_0")
+def test_pictures_prints_speed_memory_and_agreement(run, real_root, tested):
+    words = ("--count=50", "--many=1001", "--root", real_root)
+    out = run("pictures", *words, "--ckpt_path", tested / "lightning_logs/version_0")
     assert "png         50 files, same class for 50, accuracy" in out
     assert "files/s after start" in out
     assert "MB for 1,000 files" in out
@@ -43,17 +41,14 @@ def test_pictures_prints_speed_memory_and_agreement(run, tested):
     assert "latency of one image on one thread: torch" in out
 
 
-def test_own_data_reads_twice(real_root, tmp_path):
-    command = [sys.executable, ROOT / "benchmarks/own_data.py", "--count=100", f"--root={real_root}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    first, second = done.stdout.splitlines()
+def test_own_data_reads_twice(run, real_root):
+    first, second = run("own_data", "--count=100", "--root", real_root).splitlines()
     assert first.startswith("100 PNG files the first time: ")
     assert second.startswith("100 PNG files from the cache: ")
 
 
-def test_audit_plants_and_finds(run, tmp_path):
+def test_audit_plants_and_finds(run, small_data, tmp_path):
+    FashionMNIST("data").prepare()
     out = run("audit", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=8")
     assert out.count("300 images, fold ") == 10
     planted, published = ([cell.strip() for cell in line.split("|")[1:4]] for line in out.splitlines()[-2:])
@@ -63,7 +58,7 @@ def test_audit_plants_and_finds(run, tmp_path):
     assert (tmp_path / "labels.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_throughput_prints_every_row(run, tmp_path):
+def test_throughput_prints_every_row(run, small_data, tmp_path):
     out = run("throughput", "--batch_sizes=64", "--options_at=64", "--repeats=1", "--batches=2", "--json=rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())
     names = [row["row"] for row in rows]
@@ -75,7 +70,8 @@ def test_throughput_prints_every_row(run, tmp_path):
     assert f"{rows[-1]['share']:.1%} of an epoch" in out
 
 
-def test_time_to_accuracy_trains_rows_and_times_starts(run, tmp_path):
+def test_time_to_accuracy_trains_rows_and_times_starts(run, real_root, tmp_path):
+    (tmp_path / "data").symlink_to(real_root)
     rows = ("--rows", "ours", "PyTorch tutorial, usual", "scikit-learn, usual")
     out = run("time_to_accuracy", "--seeds=1", "--epochs=1", "--images=5000", "--starts=1", "--json=times.json", *rows)
     found = json.loads((tmp_path / "times.json").read_text())
@@ -87,9 +83,8 @@ def test_time_to_accuracy_trains_rows_and_times_starts(run, tmp_path):
     assert "peak memory of fit beyond the imports: " in out
 
 
-def test_scale_compares_numbers_of_processes(run):
-    little = ("--trainer.limit_train_batches=3", "--model.hidden_dims=[8]")
-    out = run("scale", "--processes", 1, 2, "--repeats=1", *little)
+def test_scale_compares_numbers_of_processes(run, few):
+    out = run("scale", "--processes", 1, 2, "--repeats=1", *source(few), "--data.val_size=500", *LITTLE)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "2"]
     assert rows[0][4] == "1.00"

@@ -1,24 +1,23 @@
 """A short form of ``benchmarks/crash.py``: real processes that are killed, stopped and starved."""
 
 import importlib
-import os
 import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import ROOT, Popen
+from tests.conftest import ROOT, Popen, source
 
-SCRIPT = ROOT / "benchmarks" / "crash.py"
-sys.path.append(str(SCRIPT.parent))
+sys.path.append(str(ROOT / "benchmarks"))
 crash = importlib.import_module("crash")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, real_root):
+def place(tmp_path_factory, real_root, few):
     """Where all is tried. The undisturbed training, which all others equal, is not forked."""
+    little = ("--data.val_size=500", "--model.hidden_dims=[64,64]", "--trainer.limit_train_batches=30")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crash, "OPTIONS", (*crash.OPTIONS, "--model.hidden_dims=[64,64]"))
+        patch.setattr(crash, "OPTIONS", (*crash.OPTIONS, *source(few), *little))
         place = crash.Place(tmp_path_factory.mktemp("crash"), real_root, kills=3, fits=2)
         place.reference()
         yield place
@@ -30,10 +29,9 @@ def test_promises_are_kept(place, monkeypatch, promise):
     assert crash.PROMISES[promise](place)
 
 
-def test_the_script_prints_a_row(real_root, tmp_path):
-    command = [sys.executable, str(SCRIPT), "--fits=1", "--only=many trainings", f"--root={real_root}"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert done.stdout.splitlines()[2].endswith("| 1 trainings, all with equal results | yes |")
+def test_the_script_prints_a_row(script, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out = script("crash", "--fits=1", "--only=many trainings", f"--root={place.root}")
+    assert code == 0, out
+    assert out.splitlines()[2].endswith("| 1 trainings, all with equal results | yes |")
     assert not list(tmp_path.iterdir())

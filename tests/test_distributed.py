@@ -1,4 +1,4 @@
-"""Several real processes on the CPU: the first of a training is forked, Lightning executes the others."""
+"""Several real processes on the CPU; but for the first training, those that Lightning starts are forked, too."""
 
 import csv
 import json
@@ -12,34 +12,37 @@ import time
 import pytest
 import torch
 
-from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier
+from fmnist import FashionMNISTDataModule, ImageClassifier, TorchVision
 from fmnist.model.calibration import fit_temperature
-from tests.conftest import ROOT, Popen, spawn, start
+from tests.conftest import ROOT, Popen, source, spawn, start
+from tests.forkserver import Executed
 
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
+LITTLE = ("--config", ROOT / "configs" / "mlp.yaml", "--model.hidden_dims=[16]", "--data.batch_size=64")
+LITTLE += ("--data.val_size=500",)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, real_root):
-    """A folder with a run that two processes have trained."""
+def trained(tmp_path_factory, few):
+    """A folder with a run that two processes have trained, which are executed as a user does."""
     workplace = tmp_path_factory.mktemp("trained")
-    words = ("--data.source.root", real_root, "--model.hidden_dims=[16]", "--trainer.max_epochs=1")
-    done = spawn("fit", "--config", ROOT / "configs" / "mlp.yaml", *words, *TWO, cwd=workplace)
+    words = (*LITTLE, *source(few), "--model.optimizer.lr=0.1", "--trainer.max_epochs=1")
+    done = spawn("fit", *words, *TWO, cwd=workplace, popen=Executed)
     assert (done.returncode, done.stderr) == (0, "")
     assert "fit on 2 x cpu" in done.stdout
     assert done.stdout.count("epoch 1/1") == 1
     return workplace
 
 
-def test_two_processes_make_one_run_and_count_every_sample_once(trained, real_root):
+def test_two_processes_make_one_run_and_count_every_sample_once(trained, few):
     assert [path.name for path in (trained / "lightning_logs").iterdir()] == ["version_0"]
     run = trained / "lightning_logs" / "version_0"
     with (run / "metrics.csv").open() as file:
         (row,) = csv.DictReader(file)
-    assert row["step"] == "108"  # 55,000 images in global batches of 512
+    assert row["step"] == "71"  # 4,500 images in global batches of 64
     assert float(row["val/acc"]) > 0.7
     model = ImageClassifier.load_from_checkpoint(run / "checkpoints/last.ckpt").eval()
-    data = FashionMNISTDataModule(FashionMNIST(str(real_root)))
+    data = FashionMNISTDataModule(TorchVision("MNIST", str(few)), val_size=500)
     data.setup("validate")
     one = fit_temperature(model(data.val_set.images).detach(), data.val_set.labels)
     assert model.temperature.item() == pytest.approx(one, rel=1e-5), "two processes fit the temperature that one fits"
@@ -57,25 +60,24 @@ def test_three_processes_count_every_image_in_order(trained):
         metrics = json.loads((trained / "lightning_logs/version_0/test/metrics.json").read_text())
         results.append({key: metrics[key] for key in metrics.keys() - {"device", "seconds", "date"}})
     one, three = ((trained / name).read_text().splitlines() for name in ("one.csv", "three.csv"))
-    assert len(one) == len(three) == 10_001
+    assert len(one) == len(three) == 1101
     assert one == three, "all digits of all probabilities"
     assert results[0] == results[1], "all digits of all metrics"
-    assert results[0]["num_samples"] == 10_000
+    assert results[0]["num_samples"] == 1100
 
 
 @pytest.fixture
-def weights(workplace, real_root):
+def weights(workplace, few):
     """Trains on a thousand images. Returns the weights after so many epochs on so many processes."""
 
     def weights(processes, *words):
         root = f"{processes}_{len(words)}"
         plain = ("--model.normalization=none", "--model.mixup=0", "--data.shift=0", "--data.batch_size=128")
         plain += ("--model.hidden_dims=[32]",)
-        words = ("--data.source.root", real_root, "--data.val_size=59000", "--trainer.limit_val_batches=1", *words)
+        words = (*source(few), "--data.val_size=4000", "--trainer.limit_val_batches=1", *words)
         words += (*plain, "--model.optimizer.lr=0.05")  # nothing that each process draws or counts by itself
         devices = ("--trainer.accelerator=cpu", f"--trainer.devices={processes}")
-        config = ("--config", ROOT / "configs" / "mlp.yaml", "--trainer.default_root_dir", root)
-        done = spawn("fit", *config, *words, *devices, cwd=workplace)
+        done = spawn("fit", *LITTLE, "--trainer.default_root_dir", root, *words, *devices, cwd=workplace)
         assert (done.returncode, done.stderr) == (0, "")
         path = workplace / root / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
         state = torch.load(path, weights_only=True)["state_dict"]
@@ -114,18 +116,17 @@ def slurm(rank, port):
 
 
 @pytest.mark.parametrize("launcher", [torchrun, slurm])
-def test_two_nodes_make_one_run(workplace, real_root, launcher):
+def test_two_nodes_make_one_run(workplace, few, launcher):
     """Two machines are two processes here, each with a data folder and a current folder of its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root=data", "--trainer.num_nodes=2")
-    words += ("--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.limit_train_batches=5")
-    words += ("--model.hidden_dims=[16]",)
+    words = (*LITTLE, *source("data"), "--trainer.num_nodes=2", "--trainer.accelerator=cpu")
+    words += ("--trainer.max_epochs=2", "--trainer.limit_train_batches=5")
     nodes = []
     for rank in (0, 1):
         folder = workplace / f"node_{rank}"
         folder.mkdir()
-        (folder / "data").symlink_to(real_root)
+        (folder / "data").symlink_to(few)
         launch, variables = launcher(rank, port)
         command = [sys.executable, *launch, "-m", "fmnist", "fit", *map(str, words)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
@@ -143,9 +144,8 @@ def test_two_nodes_make_one_run(workplace, real_root, launcher):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_ends_the_whole_training(workplace, real_root, victim):
-    words = ["--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, *TWO]
-    words += ["--trainer.limit_train_batches=5", "--trainer.max_epochs=10000", "--model.hidden_dims=[16]"]
+def test_a_process_that_dies_ends_the_whole_training(workplace, few, victim):
+    words = (*LITTLE, *source(few), *TWO, "--trainer.limit_train_batches=5", "--trainer.max_epochs=10000")
     with start("fit", *words, cwd=workplace) as process:
         for line in process.stdout:
             if line.startswith("epoch 1/"):
@@ -167,8 +167,8 @@ def test_a_process_that_dies_ends_the_whole_training(workplace, real_root, victi
         time.sleep(0.1)
 
 
-def test_batch_that_three_processes_cannot_share(workplace, real_root):
-    words = ("--data.source.root", real_root, "--trainer.accelerator=cpu", "--trainer.devices=3")
+def test_batch_that_three_processes_cannot_share(workplace, few):
+    words = (*source(few), "--trainer.accelerator=cpu", "--trainer.devices=3")
     done = spawn("fit", *words, cwd=workplace)
     assert done.returncode == 2
     assert "give --data.batch_size 63" in done.stderr

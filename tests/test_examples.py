@@ -61,7 +61,7 @@ def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents)
     named = ["--data.source", "examples.npz.Arrays", *NAMED[:2]]
     save_arrays(small_contents)
     words = ["--data.source.train", "all.npz", *NAMED[2:], "--data.val_size", 100, "--trainer.logger", "false"]
-    words = [*named, *words, "--trainer.max_epochs", 30, "--data.shift", 1]
+    words = [*named, *words, "--trainer.max_epochs", 8, "--data.shift", 1]
     command = [str(script), "fit", *map(str, words)]
     options = {"cwd": examples, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, **options) as process:

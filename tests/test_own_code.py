@@ -107,7 +107,8 @@ def test_a_network_goes_through_every_verb(own_code, cli, network):
     settings = ("--data.val_size", 100, "--data.batch_size", 32, "--trainer.logger", "false")
     run(cli, "fit", *named, *settings, "--trainer.max_epochs", 4)
     best, last = RUN / "checkpoints/best.ckpt", RUN / "checkpoints/last.ckpt"
-    assert f"acc {100 * json.loads(run_test(cli, named))['acc']:.2f} %" in run(cli, "test", *named)
+    out = run(cli, "test", *named)
+    assert f"acc {100 * json.loads((RUN / 'test/metrics.json').read_text())['acc']:.2f} %" in out
     run(cli, "predict", *named, "--output", "out.csv")
     assert len(Path("out.csv").read_text().splitlines()) == 201
     assert "same class for 100.00%" in run(cli, "export", *named, "--output", "own.onnx")
@@ -120,11 +121,6 @@ def test_a_network_goes_through_every_verb(own_code, cli, network):
     run(cli, "fit", "--ckpt_path", "last", *named, "--trainer.max_epochs", 4)
     again = torch.load(Path("lightning_logs/version_1/checkpoints/last.ckpt"), weights_only=True)
     assert all(torch.equal(again["state_dict"][name], value) for name, value in whole["state_dict"].items())
-
-
-def run_test(cli, named):
-    run(cli, "test", *named)
-    return (RUN / "test/metrics.json").read_text()
 
 
 def test_settings_of_a_network_are_kept(own_code, cli):

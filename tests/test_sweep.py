@@ -3,12 +3,9 @@
 import csv
 import io
 import json
-import os
 import shlex
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,7 +23,7 @@ from fmnist.runs.tables import write_history
 from fmnist.sweep.plan import as_arguments, read_plan
 from fmnist.sweep.run import Sweep, next_point
 from fmnist.sweep.trials import Trial, add_trial, open_sweep, read_trials
-from tests.conftest import ROOT, spawn
+from tests.conftest import ROOT, source, spawn, start
 
 LR = {"low": 0.02, "high": 0.5, "log": True}
 NET = """
@@ -316,8 +313,9 @@ def test_small_spaces_end_when_everything_has_been_tried(write, sampler):
     assert len(read_trials(folder, plan)) == 6
 
 
-def test_a_sweep_survives_what_kills_it(script, real_root):
-    code, out = script("crash_sweep", "--points=2", "--kills=4", f"--root={real_root}")
+def test_a_sweep_survives_what_kills_it(script, few):
+    little = ("--data.val_size=500", "--trainer.limit_train_batches=5")
+    code, out = script("crash_sweep", "--points=2", "--kills=4", *source(few), *little)
     assert code == 0, out
     assert "all finished once, bit for bit" in out
 
@@ -361,33 +359,20 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     assert (run / "test" / "report.html").exists()
 
 
-STARTED = """
-import sys
-from pathlib import Path
-from fmnist.__main__ import main
-from fmnist.cli.sweep import _stop_on_signals
-from fmnist.sweep.plan import read_plan
-from fmnist.sweep.run import Sweep
-plan = read_plan(Path(sys.argv[1]))
-_stop_on_signals()
-Sweep(plan, Path(sys.argv[2]), [], False, print).run()
-"""
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_sweep_that_is_stopped_stops_its_run(write, name):
+def test_a_sweep_that_is_stopped_stops_its_run(write, tmp_path, few, name):
     path = write(search={"seed_everything": [0]})
-    _, folder = begin(path)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    sweep = subprocess.Popen([sys.executable, "-c", STARTED, str(path), str(folder)], env=environment)
+    sweep = start("sweep", path, *source(few), cwd=tmp_path)
     children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
-    while not (run := children.read_text().split()):
-        time.sleep(0.1)
-    time.sleep(1)  # it has been started altogether
+    trial = tmp_path / "lightning_logs/tiny/trial_000"
+    while not (trial / "lightning_logs").exists():
+        time.sleep(0.05)
+    (run,) = children.read_text().split()
     sweep.send_signal(getattr(signal, name))
-    assert sweep.wait() == 143
-    assert not Path(f"/proc/{run[0]}").exists()
-    assert not (folder / "trial_000/result.json").exists()
+    sweep.communicate(timeout=60)
+    assert sweep.returncode == 143
+    assert not Path(f"/proc/{run}").exists()
+    assert not (trial / "result.json").exists()
 
 
 def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """The history of a run: one row per epoch, as a table and as a picture."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +33,7 @@ class History(Callback):
         self._validated = False
         self._folder: Path | None = None
         self._drawn = 0
-        self._drawn_at = -math.inf
+        self._drawn_at = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the rows, for the checkpoint."""
@@ -46,6 +45,7 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder, once: one that is removed during the training must not come back."""
+        self._drawn_at = time.monotonic()
         logged = trainer.log_dir  # on every process: it is a broadcast
         folder = None if trainer.fast_dev_run else self.dirpath or logged  # type: ignore[attr-defined]
         if folder and trainer.is_global_zero:
