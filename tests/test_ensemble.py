@@ -238,7 +238,7 @@ def test_a_folder_of_runs_means_them_all(place, cli):
         runs.ended_mark(checkpoint.parent.parent).unlink()
     code, _, err = cli("test", "--ckpt_path", "search")
     assert code == 2
-    assert "--ckpt_path search: no run in this folder has finished: search/trial_000, " in err
+    assert "--ckpt_path search: no run in this folder has finished: search/trial_000/" in err
     for number in (1, 2, 3):
         shutil.rmtree(f"lightning_logs/search/trial_{number:03}")
     assert "search/trial_000" in cli("predict", "--ckpt_path", "search", *picture)[1], "one run is one model"

@@ -89,6 +89,14 @@ def test_a_point_becomes_arguments(write):
         "--trainer.callbacks.decay=0.9",
     ]
     assert named["plain"].keys() == {"config"}
+    settings = {"data.source.folder": "a", "model.network.width": 4, "model.network": "small.Net"}
+    named = read_plan(write(**{"try": {"own": {**settings, "data.source": "ImageFolder"}}})).named
+    assert as_arguments(named["own"])[1:] == [
+        "--model.network=small.Net",
+        "--data.source=ImageFolder",
+        "--data.source.folder=a",
+        "--model.network.width=4",
+    ]
 
 
 @pytest.mark.parametrize("lr", ["before", "after"])
