@@ -84,7 +84,7 @@ def convert_all(pictures: list[Image.Image]) -> torch.Tensor:
 
 def accuracy(predictor: Predictor, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Returns the share of images, uint8 (N, 1, 28, 28), that get their label."""
-    return (predictor.probabilities(images).argmax(1) == labels).float().mean().item()
+    return (predictor.predict(images).probabilities.argmax(1) == labels).float().mean().item()
 
 
 if __name__ == "__main__":

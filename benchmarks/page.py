@@ -62,7 +62,7 @@ def main() -> None:
             f"one picture of 28 x 28 (median of 60): {page.evaluate(TIMED, encode(images[0].numpy().tobytes())):.2f} ms"
         )
         shares = torch.tensor(page.evaluate(GIVEN, encode(images[: args.images].numpy().tobytes())))
-        print(compare("pixels", shares, predictor.probabilities(images[: args.images])))
+        print(compare("pixels", shares, predictor.predict(images[: args.images]).probabilities))
         for kind, pictures in kinds(images[: args.pictures]):
             print(read(page, predictor, kind, pictures))
 
@@ -91,13 +91,15 @@ def cut_out(array: np.ndarray) -> Image.Image:
 def read(page: Any, predictor: Predictor, kind: str, files: list[bytes]) -> str:
     """Lets the page and the package read the same files, and compares."""
     found = page.evaluate(READ, [encode(file) for file in files])
-    converted = [predictor.read(io.BytesIO(file)) for file in files]
+    converted = [predictor.convert(file) for file in files]
     pixels = (
         torch.tensor([row["pixels"] for row in found]) - torch.stack([one.image for one in converted]).flatten(1).int()
     )
     notes = sum(row["note"] == one.note for row, one in zip(found, converted, strict=True)) / len(files)
     line = compare(
-        kind, torch.tensor([row["shares"] for row in found]), predictor.probabilities([c.image for c in converted])
+        kind,
+        torch.tensor([row["shares"] for row in found]),
+        predictor.predict(torch.stack([one.image for one in converted])).probabilities,
     )
     same = (pixels == 0).all(1).float().mean()
     return f"{line}, same pixels for {same:.1%} (largest difference {pixels.abs().max()}), same note for {notes:.1%}"

@@ -115,7 +115,10 @@ def compare_export(checkpoint: Path, test: VerifiedFashionMNIST) -> None:
     content = to_onnx(predictor, checkpoint)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     images = test.data.unsqueeze(1)
-    expected, (found, *_) = predictor.probabilities(images).numpy(), session.run(None, {"images": images.numpy()})
+    expected, (found, *_) = (
+        predictor.predict(images).probabilities.numpy(),
+        session.run(None, {"images": images.numpy()}),
+    )
     same = (expected.argmax(1) == found.argmax(1)).sum()
     print(f"onnx    {len(images):,} images, same class for {same:,}, difference {np.abs(expected - found).max():.1e}")
 
@@ -128,7 +131,7 @@ def compare_export(checkpoint: Path, test: VerifiedFashionMNIST) -> None:
     turns: dict[str, list[float]] = {"torch": [], "onnxruntime": []}
     for _ in range(5):
         for name, run in (
-            ("torch", lambda i: predictor.probabilities(images[i : i + 1])),
+            ("torch", lambda i: predictor.predict(images[i : i + 1])),
             ("onnxruntime", lambda i: session.run(None, {"images": images[i : i + 1].numpy()})),
         ):
             turns[name].append(statistics.median(time_each(run)))

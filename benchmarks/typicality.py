@@ -26,8 +26,8 @@ from torch import Tensor
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, load
 from fmnist.inference.predictor import Predictor
-from fmnist.model.trained import TrainedModel, judge_all
-from fmnist.model.typicality import UNLIKE, TypicalityFitter, listen
+from fmnist.model.trained import TrainedModel
+from fmnist.model.typicality import UNLIKE, TypicalityFitter, forward_with_features
 
 COUNT = 2000  # images of a kind
 ENLARGED = 280  # pixels of a side
@@ -48,7 +48,7 @@ def main() -> None:
     for run in args.runs:
         predictor = with_typicality(load(run), args.root)
         typical, sure = measure(predictor, test)
-        jpeg = [predictor.read_bytes(content).image for content in enlarge(test[:COUNT])]
+        jpeg = [predictor.convert(content).image for content in enlarge(test[:COUNT])]
         false.append(tuple(share_unlike(measure(predictor, images)[0]) for images in (test, torch.stack(jpeg))))
         for name, images in kinds.items():
             scores, confidence = measure(predictor, images)
@@ -74,7 +74,7 @@ def hear(model: TrainedModel, root: str) -> tuple[Tensor, Tensor, Tensor]:
     data.setup("validate")
     assert data.val_set is not None
     with torch.inference_mode():
-        logits, features = listen(model.network, data.val_set.images)
+        logits, features = forward_with_features(model.network, data.val_set.images)
     return data.val_set.images, features, logits
 
 
@@ -91,7 +91,7 @@ def with_typicality(predictor: Predictor, root: str) -> Predictor:
 
 def measure(predictor: Predictor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the typicality and the highest probability of each image."""
-    probabilities, typicality = judge_all(predictor.model, images)
+    probabilities, typicality = predictor.predict(images)[1:3]
     assert typicality is not None
     return typicality, probabilities.amax(1)
 
@@ -105,7 +105,7 @@ def print_cost(predictor: Predictor, root: str) -> None:
     with torch.inference_mode():
         for count, repeats in ((1000, 20), (1, 1000)):
             images = heard[0][:count]
-            whole, bare = (1000 * timed(partial(run, images), repeats) for run in (model.judge, model.network))
+            whole, bare = (1000 * timed(partial(run, images), repeats) for run in (model.predict, model.network))
             print(f"{count:5,} images: {whole:.2f} ms, the bare network {bare:.2f} ms")
 
 

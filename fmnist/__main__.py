@@ -98,12 +98,12 @@ def _run(argv: list[str]) -> int:
 
 
 def _predict_pictures(description: str, words: list[str]) -> bool:
-    """Classifies pictures, if that is asked for and needs no Trainer: its import takes seconds."""
-    if not any(word.startswith("--images") for word in words):
+    """Classifies pictures, if there are some: without Lightning, whose import takes seconds."""
+    asks_for_help = {"-h", "--help"} & {*words}  # of which the trainer's has all options
+    if asks_for_help or not any(word.startswith("--images") for word in words):
         return False
-    from fmnist.cli.predict import run_without_trainer
-
-    return run_without_trainer(description, words)
+    import_module("fmnist.cli.predict").run(description, words)
+    return True
 
 
 def _help() -> str:

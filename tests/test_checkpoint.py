@@ -17,7 +17,8 @@ class Evil:
 
 def write(path, **settings):
     model = ImageClassifier(hidden_dims=[8], class_names=["a", "b"])
-    torch.save({"epoch": 1, "state_dict": model.state_dict(), "hyper_parameters": {**model.hparams, **settings}}, path)
+    content = {"epoch": 1, "state_dict": model.state_dict(), "conversion": model.conversion}
+    torch.save({**content, "hyper_parameters": {**model.hparams, **settings}}, path)
 
 
 def test_reads_a_good_one(tmp_path):

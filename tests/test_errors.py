@@ -71,6 +71,7 @@ def fill():
     Image.new("L", (28, 28), 99).save("pictures/a.png")
     model = ImageClassifier(hidden_dims=[8], class_names=[str(n) for n in range(10)])
     good = {"epoch": 0, "global_step": 1, "state_dict": model.state_dict(), "hyper_parameters": {**model.hparams}}
+    good["conversion"] = model.conversion
     torch.save(good, "weights.ckpt")
     torch.save({**good, "epoch": Evil()}, "evil.ckpt")
     Path("cut.ckpt").write_bytes(Path("weights.ckpt").read_bytes()[:3000])

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError, load
-from fmnist.model.trained import build_network
+from fmnist.model.network import build_network
 from fmnist.runs.tables import read_history
 from tests.conftest import ROOT, spawn
 
@@ -157,7 +157,7 @@ def test_a_training_begins_with_the_weights_of_another(examples, cli):
     assert again["epoch"] == 0
     names = '{"Sandal": "Shoe", "Sneaker": "Shoe", "Ankle boot": "Shoe"}'
     words = (*little, "--data.class_map", names, "--model.weights", "base", "--model.optimizer.lr", 0)
-    assert "the last layer is new, for 8 classes" in run(cli, "fit", *words)
+    assert "the head is new, for 8 classes" in run(cli, "fit", *words)
     state = torch.load("lightning_logs/version_2/checkpoints/best.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["network.1.weight"], first["network.1.weight"])
     assert state["network.3.weight"].shape == (8, 16)

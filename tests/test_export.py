@@ -40,7 +40,7 @@ def session(place):
 
 def test_all_test_images_get_the_same_class_and_probabilities(place, session, real_root):
     images = VerifiedFashionMNIST(real_root, train=False).data.unsqueeze(1)
-    expected = load(place / BEST).probabilities(images).numpy()
+    expected = load(place / BEST).predict(images).probabilities.numpy()
     (found,) = session.run(["probabilities"], {"images": images.numpy()})
     assert (found.argmax(1) == expected.argmax(1)).all()
     assert np.abs(found - expected).max() <= 1e-5
@@ -77,8 +77,13 @@ def test_docs_show_how_to_use_it_without_fmnist_and_torch(place):
 
 def test_a_file_that_differs_from_the_model_is_not_kept(place, monkeypatch, cli, tmp_path):
     monkeypatch.chdir(place)
-    real = Predictor.probabilities
-    monkeypatch.setattr(Predictor, "probabilities", lambda self, images: real(self, images) * 1.01)
+    real = Predictor.predict
+
+    def predict(self, images):
+        output = real(self, images)
+        return output._replace(probabilities=output.probabilities * 1.01)
+
+    monkeypatch.setattr(Predictor, "predict", predict)
     code, _, err = cli("export", "--output", tmp_path / "wrong.onnx")
     assert code == 2
     assert "the file differs from the model by" in err

@@ -19,23 +19,21 @@ PROBABILITIES = torch.softmax(LOGITS.double() / TEMPERATURE, 1).numpy()
 def test_cheap_metrics_equal_those_of_torchmetrics():
     ours, reference = LossAndAccuracy(), MulticlassAccuracy(num_classes=10, average="micro")
     for logits, labels in zip(LOGITS.split(40), LABELS.split(40), strict=True):
-        ours.note(logits, labels, F.cross_entropy(logits, labels))
+        ours.update(logits, labels, F.cross_entropy(logits, labels))
         reference.update(logits, labels)
-    ours.measure_noted()
     values = ours.compute()
     assert ours.count == 3000
     assert values["acc"] == reference.compute()
     assert values["loss"].item() == pytest.approx(F.cross_entropy(LOGITS, LABELS).item(), rel=1e-6)
 
 
-def test_reset_forgets_what_was_noted():
+def test_reset_drops_what_was_added():
     metrics = LossAndAccuracy()
-    metrics.note(LOGITS, LABELS, torch.tensor(1.0))
+    metrics.update(LOGITS, LABELS, torch.tensor(1.0))
     metrics.reset()
-    metrics.note(LOGITS[:100], LABELS[:100], torch.tensor(2.0))
-    metrics.measure_noted()
-    assert metrics.count == 100
+    metrics.update(LOGITS[:100], LABELS[:100], torch.tensor(2.0))
     assert metrics.compute()["loss"] == 2
+    assert metrics.count == 100
 
 
 def test_outputs_are_those_of_all_batches():
@@ -45,6 +43,12 @@ def test_outputs_are_those_of_all_batches():
     logits, labels = outputs.compute()
     assert torch.equal(logits, LOGITS)
     assert torch.equal(labels, LABELS)
+
+
+def test_what_is_not_available_stays_none():
+    outputs = Outputs("logits", "typicality")
+    outputs.update(LOGITS, None)
+    assert outputs.compute()[1] is None
 
 
 def test_scores_equal_those_of_scikit_learn():

@@ -10,7 +10,7 @@ import torch
 
 from fmnist import ImageClassifier, UserError, load
 from fmnist.cli.start import Start
-from fmnist.model.trained import describe_network
+from fmnist.model.network import describe_network
 from fmnist.names import import_code
 
 RUN = Path("lightning_logs/version_0")

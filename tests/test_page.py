@@ -73,7 +73,7 @@ def predictor(place):
 
 def test_the_page_computes_what_the_model_computes(opened, place, images):
     found = torch.tensor(opened().evaluate(CLASSIFY, encode(images[:2000].numpy().tobytes())))
-    expected = predictor(place).probabilities(images[:2000])
+    expected = predictor(place).predict(images[:2000]).probabilities
     assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.999, "but for ties"
     assert (found - expected).abs().max() < 2e-3
 
@@ -83,7 +83,7 @@ def test_the_page_tells_how_typical_an_image_is(opened, place, images):
     shown = torch.cat([images[:500], noise])
     judge = CLASSIFY.replace("Array.from(fmnist.classify", "(fmnist.judge")
     found = torch.tensor(opened().evaluate(judge, encode(shown.numpy().tobytes())))
-    assert (found - predictor(place).judge(shown)[1]).abs().max() < 0.01
+    assert (found - predictor(place).predict(shown).typicality).abs().max() < 0.01
     assert (found[500:] < UNLIKE).all()
 
 

@@ -42,7 +42,7 @@ def test_probabilities_are_those_of_the_model(predictor, path, images):
     model = ImageClassifier.load_from_checkpoint(path).eval()
     with torch.inference_mode():
         expected = torch.softmax(model(torch.from_numpy(images)) / model.temperature, dim=1)
-    assert torch.equal(predictor.probabilities(torch.from_numpy(images)), expected)
+    assert torch.equal(predictor.predict(torch.from_numpy(images)).probabilities, expected)
     assert model.temperature != 1
 
 
@@ -123,6 +123,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(path, tmp_path):
     torch.save(saved, tmp_path / "shape.ckpt")
     with pytest.raises(UserError, match="weights do not fit"):
         load(tmp_path / "shape.ckpt")
+    saved = torch.load(path, weights_only=True)
     saved["hyper_parameters"]["activation"] = "sine"
     torch.save(saved, tmp_path / "settings.ckpt")
     with pytest.raises(UserError, match=r"is not a checkpoint of fmnist .*sine"):

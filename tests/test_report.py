@@ -12,7 +12,7 @@ from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import headline, measure
 from fmnist.evaluation.scores import score
 from fmnist.model.mlp import MLP
-from fmnist.model.trained import TrainedModel
+from fmnist.model.trained import Output, TrainedModel
 
 pytestmark = pytest.mark.network  # a browser may have to be fetched
 
@@ -104,7 +104,8 @@ def report(tmp_path, browser):
             "device": "cpu",
         }
         images, path = torch.zeros(len(labels), 1, 28, 28, dtype=torch.uint8), tmp_path / "report.html"
-        write_report(metrics, TrainedModel(MLP(len(names)), names), logits, images, labels, path, paths=paths)
+        output = Output(logits, torch.softmax(logits / temperature, 1), None)
+        write_report(metrics, TrainedModel(MLP(len(names)), names), output, images, labels, path, paths=paths)
         pages.append(browser.new_page(viewport={"width": width, "height": 800}))
         pages[-1].goto(path.as_uri())
         return SimpleNamespace(page=pages[-1], headline=" ".join(headline(metrics)))

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, load
-from fmnist.model.typicality import ENOUGH, TypicalityFitter, listen
+from fmnist.model.typicality import ENOUGH, TypicalityFitter, forward_with_features
 from tests.conftest import EMA, RECIPE, ROOT
 
 RUN = Path("lightning_logs/version_0")
@@ -37,13 +37,9 @@ class StopAfterOne(Callback):
         trainer.should_stop = True
 
 
-def judge(predictor, images):
-    return torch.cat([predictor.judge(part)[1] for part in torch.split(images, 1000)])
-
-
 def test_other_pictures_are_told_from_clothes(trained, images):
     predictor = load(trained)
-    clothes = judge(predictor, images)
+    clothes = predictor.predict(images).typicality
     assert 0.002 < (clothes < 0.01).float().mean() < 0.02, "about one in a hundred is called unlike"
     assert clothes.mean() == pytest.approx(0.5, abs=0.03)
     noise = torch.randint(0, 256, (500, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -52,7 +48,7 @@ def test_other_pictures_are_told_from_clothes(trained, images):
         ("inverted", 255 - images[:500], 0.99),
         ("turned", torch.rot90(images[:500], 1, (2, 3)), 0.8),
     ):
-        above = (clothes[:, None] > judge(predictor, others)).float().mean()
+        above = (clothes[:, None] > predictor.predict(others).typicality).float().mean()
         assert above > least, name
 
 
@@ -63,7 +59,7 @@ def test_it_is_fitted_to_the_weights_that_are_saved(trained, real_root):
         path = trained / "checkpoints" / name
         saved = torch.load(path, weights_only=True)["typicality"]
         with torch.inference_mode():
-            logits, features = listen(load(path).model.network, data.val_set.images)
+            logits, features = forward_with_features(load(path).model.network, data.val_set.images)
         again = TypicalityFitter().fit(data.val_set.images, features, logits)
         assert saved.keys() == again.keys()
         for part in ("centre", "spread", "levels"):
@@ -105,16 +101,17 @@ def test_onnx_has_it_as_its_second_output(trained, images, tmp_path, cli):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     assert [output.name for output in session.get_outputs()] == ["probabilities", "typicality"]
     probabilities, typicality = session.run(None, {"images": images[:500].numpy()})
-    expected = load(trained).judge(images[:500])
-    assert np.abs(probabilities - expected[0].numpy()).max() < 1e-5
-    assert np.abs(typicality - expected[1].numpy()).max() < 0.005
+    expected = load(trained).predict(images[:500])
+    assert np.abs(probabilities - expected.probabilities.numpy()).max() < 1e-5
+    assert np.abs(typicality - expected.typicality.numpy()).max() < 0.005
 
 
 def test_threads_do_not_disturb_each_other(trained, images):
     predictor = load(trained)
-    alone = [predictor.judge(images[start : start + 10])[1] for start in range(0, 400, 10)]
+    parts = images[:400].split(10)
+    alone = [predictor.predict(part).typicality for part in parts]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda start: predictor.judge(images[start : start + 10])[1], range(0, 400, 10)))
+        together = list(pool.map(lambda part: predictor.predict(part).typicality, parts))
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 

@@ -19,7 +19,6 @@ from fmnist.devices import find_device
 from fmnist.errors import UserError, check
 from fmnist.evaluation.labels import Row, name_image, rank_labels, write_labels
 from fmnist.inference.predictions import write_rows
-from fmnist.model.trained import judge_all
 from fmnist.runs.checkpoint import load_model
 from fmnist.runs.folder import ended_mark, find_below, locate, newest_run
 from fmnist.runs.settings import SHARED_KEYS, read_settings
@@ -161,7 +160,7 @@ def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[Fashi
     assert data.held_out is not None
     assert data.val_set is not None
     images, labels = data.val_set.images, data.val_set.labels
-    return data, Fold(data.held_out, images, labels, judge_all(model, images)[0])
+    return data, Fold(data.held_out, images, labels, model.predict_in_batches(images).probabilities)
 
 
 def _accuracy(fold: Fold) -> float:

@@ -17,7 +17,7 @@ from fmnist.cli.screen import quiet, say
 from fmnist.cli.start import find_start, scan
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
-from fmnist.model.trained import MLP_SETTINGS
+from fmnist.model.network import MLP_SETTINGS
 from fmnist.names import describe_code, import_code
 from fmnist.training.checkpoints import dump_settings
 from fmnist.training.classifier import ImageClassifier
@@ -38,7 +38,7 @@ VERBS = {
     "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
     "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE, evaluate.add_arguments),
-    "predict": Verb(predict.predict, predict.EXAMPLE, predict.add_arguments),
+    "predict": Verb(evaluate.predict, predict.EXAMPLE, predict.add_arguments),
 }
 
 
@@ -143,7 +143,7 @@ class Command(LightningCLI):
         """Takes the settings of the model from the checkpoint, as plain values, and names those that were to differ.
 
         A training goes on with the network and the optimizer of its configuration, which must be the ones that the
-        checkpoint describes. An evaluation makes its model without the parser: ``instantiate_classes``.
+        checkpoint describes. An evaluation builds its model without the parser.
         """
         if not self.start.checkpoint:
             return
@@ -186,12 +186,6 @@ class Command(LightningCLI):
                     say(f"notice: model.{part}.{name} stays {is_}, as in the checkpoint ({was} was given)")
             kept[part] = chosen
 
-    def instantiate_classes(self) -> None:
-        """Builds trainer, model and data; for an evaluation the model of the checkpoint, as plain values say it."""
-        super().instantiate_classes()
-        if self.start.checkpoint and self.verb != "fit":
-            self.model = self.start.make_model()
-
     def before_instantiate_classes(self) -> None:
         """Leaves out the weights that a run began with, where it is continued from newer ones.
 
@@ -213,9 +207,9 @@ class Command(LightningCLI):
         return trainer
 
     def _run(self, model: ImageClassifier, datamodule: FashionMNISTDataModule, **_: Any) -> None:
-        settings = self.config_init[self.verb]
-        written = {"config": self.config_yaml} if self.verb == "fit" else {}
-        VERBS[self.verb].run(self.start, settings, self.trainer, model, datamodule, **written)
+        given = [self.start, self.config_init[self.verb], self.trainer]
+        given += [model, datamodule, self.config_yaml] if self.verb == "fit" else [datamodule]
+        VERBS[self.verb].run(*given)
 
 
 class _Parsed(Command):

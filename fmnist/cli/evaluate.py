@@ -1,22 +1,28 @@
-"""The verbs ``validate`` and ``test``."""
+"""The commands ``validate`` and ``test``, and ``predict`` for the test images."""
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
-from fmnist.cli.ensemble import test_ensemble
+from fmnist.cli.predict import check_output_option, print_written
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
-from fmnist.errors import check
+from fmnist.errors import UserError, check
 from fmnist.evaluation.report import write_report
-from fmnist.evaluation.results import class_table, headline, measure, origin
-from fmnist.runs.folder import check_own, results_folder, run_folder
+from fmnist.evaluation.results import class_table, headline, measure, member_table, origin, summarize
+from fmnist.evaluation.scores import score
+from fmnist.files import check_unused, digest_file, expand, read_json
+from fmnist.inference.predictions import label_rows, make_rows, write_rows
+from fmnist.model.calibration import fit_temperature
+from fmnist.runs.checkpoint import load_members
+from fmnist.runs.folder import check_own, claim_ensemble, results_folder, run_folder
 from fmnist.runs.tables import Metrics, percent, read_history, write_metrics
-from fmnist.training.classifier import ImageClassifier
+from fmnist.training.evaluation import Evaluated, Evaluator
 
 VALIDATE_EXAMPLE = "fmnist validate --ckpt_path last"
 TEST_EXAMPLE = "fmnist test --ckpt_path lightning_logs/version_0/checkpoints/best.ckpt"
@@ -24,68 +30,161 @@ TEST_EXAMPLE = "fmnist test --ckpt_path lightning_logs/version_0/checkpoints/bes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what ``test`` has beside the options of the Trainer."""
-    output = "Folder for the results of an ensemble; lightning_logs/ensemble_N if not given."
+    output = "Folder for the results; that of the run, or lightning_logs/ensemble_N, if not given."
     parser.add_argument("--output", type=str, metavar="DIR", help=output)
 
 
-def validate(
-    start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
-) -> None:
+def validate(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNISTDataModule) -> None:
     """Evaluates on the validation images and prints a table."""
     check(data.is_validated, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
-    for name, value in sorted(_evaluate(start, trainer, model, data).items()):
-        say(f"  {name:16}{percent(value) if name.endswith('acc') else f'{value:.4f}':>10}")
+    scores = _evaluate("validate", trainer, _load(start, trainer), data).scores
+    _print_leakage(start, data, "validate")
+    for name in ("acc", "ece", "loss"):
+        value = scores[name].item()
+        say(f"  {f'val/{name}':16}{percent(value) if name == 'acc' else f'{value:.4f}':>10}")
 
 
-def test(
-    start: Start, settings: Namespace, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule
-) -> None:
-    """Evaluates on the test images; writes ``test/metrics.json`` and ``test/report.html``, and prints tables."""
-    if start.others:
-        test_ensemble(start, settings, trainer, model, data)
-        return
-    check(not settings.output, "--output is for an ensemble: the results of one checkpoint go into its run")
-    folder = results_folder(start.path)
-    check_own(run_folder(start.path) or folder)
-    rows = read_history(folder.parent)  # what is wrong with it must not come out after the test
+def test(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNISTDataModule) -> None:
+    """Evaluates a model, or an ensemble and its members, on the test images.
+
+    Writes ``metrics.json`` and ``report.html``, and prints tables.
+    """
+    output = expand(settings.output) if settings.output else None
+    rows = []
+    if output:
+        check_unused("--output", output)
+    if not start.others:
+        folder = results_folder(start.path)
+        if not output:
+            check_own(run_folder(start.path) or folder)
+        rows = read_history(folder.parent)  # what is wrong with it must not come out after the test
     began = time.monotonic()
-    _evaluate(start, trainer, model, data)
+    evaluator = _load(start, trainer)
+    if start.others and data.is_validated:
+        known, labels, _ = _evaluate("validate", trainer, evaluator, data)
+        evaluator.models[0].temperature.fill_(fit_temperature(known.logits, labels))
+    found = _evaluate("test", trainer, evaluator, data)
+    _print_leakage(start, data, "test", *["validate"] * bool(start.others))
     if not trainer.is_global_zero:
         return
-    assert model.tested is not None
-    logits, labels, scores = model.tested
+    assert data.test_set is not None
+    temperature = evaluator.models[0].temperature.item()
     metrics: Metrics = {
-        **measure(scores, logits, labels, model.hparams["class_names"], model.temperature.item()),
-        **origin(start.path, start.checkpoint),
+        **measure(found.scores, found.output.logits, found.labels, evaluator.class_names, temperature),
+        **origin(None if start.others else start.path, start.checkpoint),
+        **({"epoch": None, **summarize(_score_members(start, evaluator, found))} if start.others else {}),
+        **({"partial": True} if len(found.labels) < len(data.test_set) else {}),
         "device": name_device(trainer),
         "seconds": round(time.monotonic() - began, 3),
     }
-    written = [] if trainer.fast_dev_run else _write(start, metrics, rows, model, data)  # type: ignore[attr-defined]
-    for line in (*class_table(metrics), "", *headline(metrics), *written):
+    error = None
+    written: list[str] = []
+    try:  # before anything is printed: whoever reads the screen may leave early, as ``head`` does
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder = output or (claim_ensemble(start.root) if start.others else results_folder(start.path))
+            written = _write(folder, metrics, evaluator, found, data, start, rows)
+    except OSError as failure:
+        error = failure
+    members = member_table(metrics) if start.others else []
+    for line in (*class_table(metrics), "", *members, *headline(metrics), *written):
+        say(line)
+    if error:
+        raise error
+
+
+def predict(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNISTDataModule) -> None:
+    """Classifies the test images: all into a file, or one on the screen."""
+    for option in ("save_converted", "explain"):
+        check(not getattr(settings, option), f"--{option} needs --images")
+    check(settings.images is None, "images: pictures are named on the command line, with --images")
+    if settings.index is not None:
+        check(settings.output is None, "--index prints one prediction of a test image: leave out --output")
+        _predict_one(settings.index, _load(start, trainer), data)
+        return
+    output = check_output_option(settings)
+    found = _evaluate("predict", trainer, _load(start, trainer), data)
+    if trainer.is_global_zero:
+        write_rows(label_rows(found.output, found.labels, data.class_names, data.source.paths(train=False)), output)
+        print_written(output, len(found.labels))
+
+
+def _load(start: Start, trainer: Trainer) -> Evaluator:
+    """Builds the model of the checkpoint, or the ensemble, on the device of the trainer."""
+    model = load_members(start.members, start.network, trainer.precision_plugin.convert_module)
+    start.announce(name_device(trainer))
+    return Evaluator(model.to(trainer.strategy.root_device))
+
+
+def _evaluate(stage: str, trainer: Trainer, evaluator: Evaluator, data: FashionMNISTDataModule) -> Evaluated:
+    """Calls ``trainer.validate``, ``test`` or ``predict``."""
+    options = {"return_predictions": False} if stage == "predict" else {"verbose": False}
+    getattr(trainer, stage)(evaluator, datamodule=data, **options)
+    if (found := evaluator.evaluated) is None:
+        raise UserError(f"there is nothing to {stage}: a limit of the trainer is 0")
+    return found
+
+
+def _print_leakage(start: Start, data: FashionMNISTDataModule, *stages: str) -> None:
+    """Prints if the split is another, or images were trained on."""
+    saved = start.checkpoint.get("FashionMNISTDataModule") or {}
+    for line in dict.fromkeys(line for stage in stages for line in data.compare_split(saved, stage)):
         say(line)
 
 
-def _evaluate(start: Start, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule) -> dict[str, float]:
-    start.load_weights(model, trainer)
-    found: list[dict[str, Any]] = getattr(trainer, start.command)(model, datamodule=data, verbose=False)
-    check(len(found) == 1, f"there is nothing to {start.command}: a limit of the trainer is 0")
-    for line in data.compare_split(start.checkpoint.get("FashionMNISTDataModule") or {}, start.command):
-        say(line)
-    return found[0]
+def _score_members(start: Start, evaluator: Evaluator, found: Evaluated) -> list[Metrics]:
+    """Returns the figures of the members of an ensemble, each with its own calibration."""
+    ensemble: Any = evaluator.models[0]
+    assert found.output.members is not None
+    members = zip(start.members, ensemble.network, found.output.members.unbind(1), strict=True)
+    return [
+        {
+            "checkpoint": str(path),
+            "digest": digest_file(path),
+            "epoch": checkpoint["epoch"] + 1,
+            **{name: value.item() for name, value in score(logits, found.labels, member.temperature.item()).items()},
+        }
+        for (path, checkpoint), member, logits in members
+    ]
 
 
 def _write(
-    start: Start, metrics: Metrics, rows: list[dict[str, float]], model: ImageClassifier, data: FashionMNISTDataModule
+    folder: Path,
+    metrics: Metrics,
+    evaluator: Evaluator,
+    found: Evaluated,
+    data: FashionMNISTDataModule,
+    start: Start,
+    rows: list[dict[str, float]],
 ) -> list[str]:
-    """Writes the results before anything is printed: whoever reads the screen may leave early, as ``head`` does."""
-    assert model.tested is not None
-    assert data.test_set is not None
-    folder = results_folder(start.path)
-    folder.mkdir(exist_ok=True)
+    """Writes the results, if they do not replace those of a whole test; returns the lines to print."""
     figures, report = folder / "metrics.json", folder / "report.html"
+    if metrics.get("partial") and figures.exists() and not _is_partial(figures):
+        return [f"not written: {folder} has the results of a whole test"]
+    assert data.test_set is not None
+    folder.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)  # that of another test
     write_metrics(metrics, figures)
-    images, labels = data.test_set.images, data.test_set.labels
-    settings, paths = start.checkpoint["hyper_parameters"], data.source.paths(train=False)
-    write_report(metrics, model.trained(), model.tested.logits, images, labels, report, settings, paths, rows)
+    images, paths = data.test_set.images[: len(found.labels)], data.source.paths(train=False)
+    settings = {} if start.others else start.checkpoint["hyper_parameters"]
+    write_report(metrics, evaluator.models[0], found.output, images, found.labels, report, settings, paths, rows)
     return [f"written: {figures}", f"written: {report}"]
+
+
+def _is_partial(path: Path) -> bool:
+    try:
+        return bool(read_json(path).get("partial"))
+    except ValueError:  # damaged
+        return False
+
+
+def _predict_one(index: int, evaluator: Evaluator, data: FashionMNISTDataModule) -> None:
+    data.prepare_data()
+    data.setup("predict")
+    test = data.test_set
+    assert test is not None
+    evaluator.check_classes(data.class_names, "the data has")
+    check(0 <= index < len(test), f"--index {index}: the test images are numbered from 0 to {len(test) - 1}")
+    output = evaluator.models[0].predict_in_batches(test.images[index : index + 1])
+    (row,) = make_rows(output, data.class_names)
+    actual = data.class_names[int(test.labels[index])]
+    say(f'predicted "{row["predicted"]}" ({percent(row["probability"])}), actual "{actual}"')

@@ -44,9 +44,8 @@ def run(description: str, argv: Sequence[str]) -> None:
         check_installed("export", NEEDED, "export")
     check_target(path, "--overwrite" in argv)
     start = find_start("export", [*argv])
-    predictor = Predictor(
-        load_model(start.path, start.checkpoint, start.network), start.checkpoint.get("conversion"), start.transform
-    )
+    model = load_model(start.path, start.checkpoint, start.network)
+    predictor = Predictor(model, start.checkpoint["conversion"], start.transform)
     say(f"export: {start.path}")
     content = MAKERS[path.suffix](predictor, start)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +70,7 @@ def _safetensors(predictor: Predictor, start: Start) -> bytes:
     again = load_model(start.path, tensor_file.unpack(content), start.network)
 
     def compute(images: np.ndarray) -> np.ndarray:
-        return Predictor(again, predictor.description).probabilities(torch.from_numpy(images)).numpy()
+        return again.predict_in_batches(torch.from_numpy(images)).probabilities.numpy()
 
     _check("what is read again", 0, *compare(predictor, compute))
     return content

@@ -78,6 +78,14 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         start_anew()
 
+    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *rest: Any, **kwargs: Any) -> list[str]:
+        """Adds the options of a class; the model of an evaluation is built as its checkpoint says, not from them."""
+        if nested_key == "model" and self.verb != "fit":
+            options = {"fail_untyped": False, "sub_configs": True, "instantiate": False}
+            names: list[str] = self.add_class_arguments(lightning_class, nested_key, **options)
+            return names
+        return super().add_lightning_class_args(lightning_class, nested_key, *rest, **kwargs)
+
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parses the command line."""
         if isinstance(args, list):

@@ -51,9 +51,8 @@ def run(description: str, argv: Sequence[str]) -> None:
         check(ORIGIN.fullmatch(url) is not None, f"--allowed_origin {url}: give one such as https://example.org")
     token = _read_token(options.token)
     start = find_start("serve", [*argv])
-    predictor = Predictor(
-        load_model(start.path, start.checkpoint, start.network), start.checkpoint.get("conversion"), start.transform
-    )
+    model = load_model(start.path, start.checkpoint, start.network)
+    predictor = Predictor(model, start.checkpoint["conversion"], start.transform)
     predictor.check_transform()
     quiet()
     from fmnist.inference.server import make_server

@@ -10,33 +10,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from fmnist.cli.plain import TAKE_SEVERAL
-from fmnist.cli.screen import name_device, say
+from fmnist.cli.screen import say
 from fmnist.data.saved import read_data_settings
 from fmnist.errors import UserError, check
 from fmnist.files import expand
-from fmnist.model.trained import MLP_SETTINGS, NetworkFactory
+from fmnist.model.network import NetworkFactory
 from fmnist.names import CodeNotNamedError, find_code_here, import_code
 from fmnist.runs.checkpoint import (
     Checkpoint,
     Member,
-    check_answer,
     check_members,
-    choose_network,
-    load_members,
+    check_weights,
     read_checkpoint,
 )
 from fmnist.runs.folder import find_checkpoints, run_folder
 from fmnist.runs.settings import list_options, read_settings
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-    from fmnist.training.classifier import ImageClassifier
 
 NEED_DATA = ("validate", "test", "predict", "audit")  # commands that take over the data of the checkpoint
 RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
@@ -99,31 +92,11 @@ class Start:
         names = [word.partition("=")[0].removesuffix("+") for word in self.argv]
         return any(f"{name}.".startswith(f"{option}.") for name in names for option in options)
 
-    def make_model(self) -> "ImageClassifier":
-        """Makes the model that the checkpoint describes, without its weights."""
-        from fmnist.training.classifier import ImageClassifier
-
-        settings = self.checkpoint["hyper_parameters"]
-        network = choose_network(self.path, settings, self.network)
-        kept = {name: settings[name] for name in (*MLP_SETTINGS, "mean", "std", "class_names")}
-        return ImageClassifier(**kept, network=network)
-
     def announce(self, device: str) -> None:
         """Prints what is used, and where it is computed."""
         wanted = any(word in ("-", "--output=-") for word in self.argv)  # standard output is for predictions alone
         what = f"an ensemble of {len(self.members)}" if self.others else f"{self.path} (epoch {self.epochs})"
         say(f"{self.command}: {what} on {device}", sys.stderr if wanted else sys.stdout)
-
-    def load_weights(self, model: "ImageClassifier", trainer: "Trainer") -> None:
-        """Gives a model the weights of the checkpoint, in the precision of the trainer; or the ensemble as network."""
-        if self.others:
-            model.network = load_members(self.members, self.network).network
-        trainer.precision_plugin.convert_module(model)  # before the weights come, or 64 bits are cut to 32
-        if not self.others:
-            model.load_state_dict(self.checkpoint["state_dict"])
-            model.typicality.state = self.checkpoint.get("typicality", {})
-            check_answer(self.path, model.trained())
-        self.announce(name_device(trainer))
 
 
 def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> Start:
@@ -159,6 +132,8 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
     except CodeNotNamedError as error:
         raise UserError(_ask_to_name(error, command, argv)) from error
     members = [*zip(paths, read, strict=True)]
+    if fits and read[0]:  # before the network is built
+        check_weights(*members[0], factory)
     if len(members) > 1:
         check_members(members, same_split=command == "test")
         argv = _checkpoints().parse_known_args(argv)[1]

@@ -1,4 +1,4 @@
-"""What a test leaves behind: its figures as ``metrics.json`` and a page to look at, ``report.html``."""
+"""The page of a test, ``report.html``."""
 
 import base64
 import io
@@ -18,7 +18,8 @@ from fmnist.evaluation.results import headline
 from fmnist.evaluation.scores import reliability
 from fmnist.files import write_whole
 from fmnist.model.explain import occlude, paint
-from fmnist.model.trained import MLP_SETTINGS, TrainedModel, judge_all
+from fmnist.model.network import MLP_SETTINGS
+from fmnist.model.trained import Output, TrainedModel
 from fmnist.model.typicality import UNLIKE
 from fmnist.plots import draw_curves, draw_reliability, draw_typicality
 from fmnist.runs.folder import run_folder
@@ -35,7 +36,7 @@ TRAINER_SETTINGS = ("max_epochs", "precision", "accumulate_grad_batches", "gradi
 def write_report(
     metrics: Metrics,
     model: TrainedModel,
-    logits: Tensor,
+    output: Output,
     images: Tensor,
     labels: Tensor,
     path: Path,
@@ -48,7 +49,7 @@ def write_report(
     Args:
         metrics: What ``measure`` and ``origin`` returned.
         model: What was tested.
-        logits: float (N, num_classes).
+        output: What it computed for the images.
         images: uint8 (N, 1, 28, 28).
         labels: int64 (N,).
         path: The HTML file to write.
@@ -65,17 +66,17 @@ def write_report(
         settings=[*_settings(hyper_parameters or {}, run)],
         headline=headline(metrics),
         pairs=_confused_pairs(metrics),
-        mistakes=_mistakes(metrics, model, logits, images, labels, paths),
-        typicality=_typicality(metrics, judge_all(model, images)[1], images, labels, paths),
+        mistakes=_mistakes(metrics, model, output.probabilities, images, labels, paths),
+        typicality=_typicality(metrics, output.typicality, images, labels, paths),
         layers=_layers(model.network),
         curves=_picture(draw_curves, rows) if rows else None,
-        reliability=_picture(draw_reliability, _panels(logits, labels, metrics["temperature"])),
+        reliability=_picture(draw_reliability, _panels(output, labels, metrics["temperature"])),
         commands=[*_commands([one["checkpoint"] for one in metrics.get("members", [metrics])], run)],
     )
 
 
 def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
-    """Yields what repeats the training and the test."""
+    """Yields the commands that repeat the training and the test."""
     if run:
         yield shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"])
     if known := [*filter(None, checkpoints)]:
@@ -83,7 +84,7 @@ def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
 
 
 def write_page(path: Path, template: str, **what: Any) -> None:
-    """Fills in a page of this room, and writes it."""
+    """Fills in a template of this folder, and writes the page."""
     loader = jinja2.PackageLoader("fmnist.evaluation", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.globals.update(percent=percent, MANY=MANY)
@@ -91,17 +92,16 @@ def write_page(path: Path, template: str, **what: Any) -> None:
     write_whole(path, page)
 
 
-def _panels(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
-    divisors = {"before calibration": 1.0, "after calibration": temperature}
+def _panels(output: Output, labels: Tensor, temperature: float) -> dict[str, tuple[Tensor, Tensor]]:
+    after = reliability(output.probabilities, labels)
     if temperature == 1:
-        divisors = {"not calibrated": 1.0}
-    return {
-        title: reliability(torch.softmax(logits.double() / divisor, 1), labels) for title, divisor in divisors.items()
-    }
+        return {"not calibrated": after}
+    before = reliability(torch.softmax(output.logits.float(), 1), labels)
+    return {"before calibration": before, "after calibration": after}
 
 
 def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator[tuple[str, str]]:
-    """Yields the settings that were in use, as they are typed: those of the run, then those of the network."""
+    """Yields the settings that were in use, as options: those of the run, then those of the network."""
     saved: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # the page is as good without
         saved = read_settings(run / "config.yaml") if run else {}
@@ -120,7 +120,7 @@ def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator
 
 
 def _as_text(value: Any) -> str:
-    """Writes a setting in a line: of a class its name, and what it is given."""
+    """Returns a setting as a line: of a class its name and its arguments."""
     if isinstance(value, list):
         return ", ".join(map(_as_text, value))
     given = (value.get("init_args") or {}) if isinstance(value, dict) and "class_path" in value else None
@@ -154,17 +154,19 @@ def _confused_pairs(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _mistakes(
-    metrics: Metrics, model: TrainedModel, logits: Tensor, images: Tensor, labels: Tensor, paths: list[str] | None
+    metrics: Metrics, model: TrainedModel, known: Tensor, images: Tensor, labels: Tensor, paths: list[str] | None
 ) -> list[dict[str, Any]]:
     names = [row["name"] for row in metrics["classes"]]
-    confidence, predicted = torch.softmax(logits.double() / metrics["temperature"], 1).max(1)
+    confidence, predicted = known.max(1)
     wrong = (predicted != labels).nonzero().flatten()
     worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
     return [
         {
             "name": paths[index] if paths else f"test image {index}",
             "picture": embed(images[index]),
-            "why": embed(paint(images[index], occlude(model, images[index], int(predicted[index])))),
+            "why": embed(
+                paint(images[index], occlude(model, images[index], int(predicted[index]), float(confidence[index])))
+            ),
             "predicted": names[predicted[index]],
             "actual": names[labels[index]],
             "probability": confidence[index].item(),
@@ -195,7 +197,7 @@ def _typicality(
 
 
 def embed(image: Tensor) -> str:
-    """Writes an image, uint8 (1, 28, 28) or in colours (28, 28, 3), as an address that holds the picture itself."""
+    """Returns an image, uint8 (1, 28, 28) or in colours (28, 28, 3), as a data URI."""
     content = io.BytesIO()
     Image.fromarray(image.squeeze(0).numpy()).save(content, format="PNG")
     return _data_uri(content.getvalue(), "png")

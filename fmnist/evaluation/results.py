@@ -1,4 +1,4 @@
-"""What a test found: its figures as metrics.json, and as lines on the screen."""
+"""The figures of a test, for metrics.json and as lines on the screen."""
 
 import hashlib
 import platform
@@ -20,7 +20,7 @@ from fmnist.runs.tables import Metrics, percent
 def measure(
     scores: dict[str, Tensor], logits: Tensor, labels: Tensor, class_names: list[str], temperature: float
 ) -> Metrics:
-    """Turns what a network says of labelled images into the figures of ``metrics.json``.
+    """Returns the figures of ``metrics.json`` for labelled images.
 
     Args:
         scores: What ``score`` returned for them.
@@ -45,7 +45,7 @@ def measure(
 
 
 def origin(checkpoint_path: Path | None, checkpoint: dict[str, Any]) -> Metrics:
-    """Says where figures come from: the day, the checkpoint, its configuration and split, the software.
+    """Returns where figures come from: date, checkpoint with its configuration and split, versions.
 
     Args:
         checkpoint_path: The checkpoint's file; None for a network that has not been saved.
@@ -69,7 +69,7 @@ def origin(checkpoint_path: Path | None, checkpoint: dict[str, Any]) -> Metrics:
 
 
 def summarize(members: list[Metrics]) -> Metrics:
-    """Puts the figures of an ensemble's members together.
+    """Returns the figures of an ensemble's members with their mean and standard deviation.
 
     Args:
         members: Of each its ``checkpoint``, ``digest`` and ``epoch``, and what ``score`` returned, as numbers.
@@ -87,7 +87,7 @@ def summarize(members: list[Metrics]) -> Metrics:
 
 
 def member_table(metrics: Metrics) -> list[str]:
-    """Writes the figures of an ensemble's members as lines of a table, and their mean."""
+    """Returns the figures of an ensemble's members, and their mean, as lines of a table."""
     members, mean, std = metrics["members"], metrics["members_mean"], metrics["members_std"]
     width = max(len(member["checkpoint"]) for member in members)
     spread = ", ".join(f"{name} {mean[name]:.4f} ± {std[name]:.4f}" for name in ("nll", "ece"))
@@ -103,21 +103,22 @@ def member_table(metrics: Metrics) -> list[str]:
 
 
 def headline(metrics: Metrics) -> list[str]:
-    """Says the most important figures in three lines."""
+    """Returns the most important figures as three lines."""
     low, high = map(percent, metrics["acc_interval"])
     calibration = f"{metrics['ece_uncalibrated']:.4f} before calibration, temperature {metrics['temperature']:.3f}"
+    part = " only: a partial test" if metrics.get("partial") else ""
     if metrics["temperature"] == 1:
         calibration = "not calibrated: there were no validation images"
     return [
         f"acc {percent(metrics['acc'])} (95 % interval {low} to {high}), "
-        f"top2_acc {percent(metrics['top2_acc'])}, {metrics['num_samples']:,} images",
+        f"top2_acc {percent(metrics['top2_acc'])}, {metrics['num_samples']:,} images{part}",
         f"loss {metrics['loss']:.4f}; of the probabilities: nll {metrics['nll']:.4f}, brier {metrics['brier']:.4f}",
         f"ece {metrics['ece']:.4f} ({calibration})",
     ]
 
 
 def class_table(metrics: Metrics) -> list[str]:
-    """Writes precision, recall and F1 of every class as lines of a table."""
+    """Returns precision, recall and F1 of every class as lines of a table."""
     width = max(len(row["name"]) for row in metrics["classes"])
     columns = ("precision", "recall", "f1")
     return [

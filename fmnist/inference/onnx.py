@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fmnist import __version__
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
 from fmnist.files import digest_file
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.predictor import compare as compare_with_model
@@ -22,11 +22,14 @@ KEPT = ("acc", "nll", "brier", "ece", "num_samples")  # of the metrics of a test
 
 
 def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
-    """Returns the content of an ONNX file; its outputs are ``probabilities`` and, where it is known, ``typicality``.
+    """Returns the content of an ONNX file; its outputs are ``probabilities`` and, if available, ``typicality``.
 
     Args:
         predictor: The model.
-        checkpoint: Where it was loaded from; noted in the metadata, with the metrics of its test.
+        checkpoint: Where it was loaded from; it is in the metadata, with the metrics of its test.
+
+    Raises:
+        UserError: The network takes only as many images as it was exported with.
     """
     import onnx
 
@@ -37,7 +40,7 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            _Judge(predictor.model) if known else predictor.model,
+            _Answers(predictor.model),
             (example,),
             input_names=["images"],
             output_names=["probabilities", "typicality"][: 1 + known],
@@ -47,20 +50,24 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
         )
     assert program is not None
     model = program.model_proto
+    (count, *_) = model.graph.input[0].type.tensor_type.shape.dim
+    fixed = f"the network fixes the number of images at {count.dim_value}: in its forward, take x.shape[0] for len(x)"
+    check(count.HasField("dim_param"), fixed)
     onnx.helper.set_model_props(model, _metadata(predictor, checkpoint))
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
 
-class _Judge(torch.nn.Module):
-    """A model with both its answers."""
+class _Answers(torch.nn.Module):
+    """A model that returns its probabilities and, where it is available, the typicality."""
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.model.judge(images)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        output = self.model.predict(images)
+        return (output.probabilities,) if output.typicality is None else (output.probabilities, output.typicality)
 
 
 def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:

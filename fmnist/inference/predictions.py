@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fmnist.errors import check
 from fmnist.files import atomic_path, check_target
+from fmnist.model.trained import Output
 from fmnist.text import plain, table_cell
 
 Row = dict[str, Any]
@@ -29,44 +30,33 @@ def check_output(path: Path, overwrite: bool) -> None:
     check_target(path, overwrite)
 
 
-def describe(probabilities: Tensor, class_names: list[str], typicality: Tensor | None = None) -> Iterator[Row]:
-    """Yields the prediction for each image as plain values.
-
-    Args:
-        probabilities: float (N, num_classes).
-        class_names: Name of each class.
-        typicality: float (N,); None if it is not known.
-    """
-    shares = [None] * len(probabilities) if typicality is None else [round(x, 4) for x in typicality.tolist()]
+def make_rows(output: Output, class_names: list[str]) -> Iterator[Row]:
+    """Yields the prediction for each image as plain values."""
+    shares = [None] * len(output.logits) if output.typicality is None else output.typicality.tolist()
     columns = [f"p({name})" for name in class_names]
-    for row, best, share in zip(probabilities.tolist(), probabilities.argmax(1).tolist(), shares, strict=True):
+    labels = output.probabilities.argmax(1).tolist()
+    for row, best, share in zip(output.probabilities.tolist(), labels, shares, strict=True):
         values = [float(f"{value:.9g}") for value in row]  # all that 32 bits hold
         yield {
             "predicted": class_names[best],
             "probability": values[best],
             **dict(zip(columns, values, strict=True)),
-            "typicality": share,
+            "typicality": None if share is None else round(share, 4),
         }
 
 
 def label_rows(
-    probabilities: Tensor,
-    labels: Tensor,
-    class_names: list[str],
-    paths: Sequence[str] | None = None,
-    typicality: Tensor | None = None,
+    output: Output, labels: Tensor, class_names: list[str], paths: Sequence[str] | None = None
 ) -> Iterator[Row]:
-    """Yields a row per image of a labelled set: its index, its file, the prediction, and what it is.
+    """Yields a row per image of a labelled set: its index, its file, the prediction, and its label.
 
     Args:
-        probabilities: float (N, num_classes).
+        output: What a model computed for the images.
         labels: int64 (N,).
         class_names: Name of each class.
         paths: The file of each image, where they have files of their own.
-        typicality: float (N,); None if it is not known.
     """
-    rows = describe(probabilities, class_names, typicality)
-    for index, (row, label) in enumerate(zip(rows, labels.tolist(), strict=True)):
+    for index, (row, label) in enumerate(zip(make_rows(output, class_names), labels.tolist(), strict=True)):
         file = {"path": paths[index]} if paths else {}
         yield {"index": index, **file, **row, "actual": class_names[label]}
 

@@ -3,24 +3,25 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fmnist.data.photos import SIDE, Conversion, Converted, convert
+from fmnist.data.photos import SIDE, Conversion, Converted, PictureError, convert
 from fmnist.data.read import apply, read_picture
 from fmnist.errors import check
 from fmnist.files import expand
-from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel
+from fmnist.model.network import NetworkFactory
+from fmnist.model.trained import Output, TrainedModel
 from fmnist.model.typicality import UNLIKE
 from fmnist.runs.checkpoint import check_members, load_members, read_checkpoint
 from fmnist.runs.folder import find_checkpoints
 from fmnist.runs.tables import percent
 
-NOT_KNOWN, UNLIKE_NOTE = "typicality not known", "unlike the training images"
+UNKNOWN_NOTE, UNLIKE_NOTE = "typicality not known", "unlike the training images"
 CHECKED = 1000  # images on which another way to compute a model is compared with it
 Transform = Callable[[Image.Image], Image.Image]
 ACCEPTED = (
@@ -30,18 +31,18 @@ ACCEPTED = (
 
 
 class Prediction(NamedTuple):
-    """What a picture is taken for."""
+    """The prediction for a picture."""
 
     name: str | None
     """The most probable class; None for a picture that is nothing but background."""
     probability: float | None
     """Its calibrated probability, from 0 to 1."""
     probabilities: dict[str, float]
-    """That of every class."""
+    """The probability of every class."""
     note: str
     """What was assumed when the picture was converted, and whether it is unlike the training images."""
     typicality: float | None = None
-    """Share of the validation images that are less typical than this one, from 0 to 1; None if it is not known."""
+    """Share of the validation images that are less typical than this one, from 0 to 1; None if it is not available."""
 
     def __str__(self) -> str:
         """Writes the three most probable classes, and the note."""
@@ -62,7 +63,7 @@ def load(
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``, or a run, such as
             ``version_0``: then its best. Several, or a folder of runs such as a sweep's, answer as one.
         device: Where to compute.
-        network: The class or function that made the network, if it is not the MLP.
+        network: The class or function that made the network, for those checkpoints that have another than the MLP.
         transform: The function that was applied to each PIL image in training, if there was one.
 
     Raises:
@@ -74,10 +75,8 @@ def load(
     check(len(named) > 0, "load() was given an empty list: name a checkpoint or a run")
     paths = find_checkpoints([str(one) for one in named], Path())
     members = [(path, read_checkpoint(path, network)) for path in paths]
-    if len(members) > 1:
-        check_members(members, same_split=False)
-    conversion = members[0][1].get("conversion")
-    return Predictor(load_members(members, network).to(device), conversion, transform)
+    check_members(members, same_split=False)
+    return Predictor(load_members(members, network).to(device), members[0][1]["conversion"], transform)
 
 
 class Predictor:
@@ -85,7 +84,7 @@ class Predictor:
 
     Args:
         model: A trained model, on the device where to compute.
-        conversion: How pictures were converted in training, as a checkpoint says it; as it was before 0.2 if not given.
+        conversion: How pictures were converted in training, as a checkpoint says it.
         transform: The function that was applied to each PIL image first, if ``conversion`` names one.
 
     Raises:
@@ -93,12 +92,12 @@ class Predictor:
     """
 
     def __init__(
-        self, model: TrainedModel, conversion: dict[str, Any] | None = None, transform: Transform | None = None
+        self, model: TrainedModel, conversion: dict[str, str | None], transform: Transform | None = None
     ) -> None:
         self.model = model.eval()
         self.class_names = model.class_names
-        self.description = conversion or FIRST_CONVERSION
-        self.conversion = cast(Conversion, self.description["name"])
+        self.description = conversion
+        self.conversion = cast(Conversion, conversion["name"])
         self.transform = transform
         known = self.conversion in get_args(Conversion)
         check(known, f"the checkpoint asks for the conversion {self.conversion!r}, which this version does not know")
@@ -107,9 +106,9 @@ class Predictor:
         """Classifies one picture or several.
 
         Args:
-            pictures: A path, the bytes of a file, an open file, a PIL image, or an array or tensor: uint8, or
-                floats from 0 to 1; of shape (28, 28), (1, 28, 28) or, for several, (N, 1, 28, 28). Or a list of
-                any of these. Files and PIL images are converted as the data set was; arrays are taken as they are.
+            pictures: A path, the bytes of a file, an open file, a PIL image, what ``convert`` returned, or an array or
+                tensor: uint8, or floats from 0 to 1; of shape (28, 28), (1, 28, 28) or, for several, (N, 1, 28, 28).
+                Or a list of any of these. Files and PIL images are converted as the data set was; arrays are not.
 
         Returns:
             One prediction for one picture; a list for a list or a batch.
@@ -117,62 +116,45 @@ class Predictor:
         Raises:
             ValueError: A picture cannot be read, or has the wrong type, shape or range.
         """
-        if isinstance(pictures, list):
-            return self._classify([self._convert(picture) for picture in pictures])
         if getattr(pictures, "ndim", 0) == 4:
-            return self._classify([Converted(image, "") for image in _check_array(pictures)])
-        return self._classify([self._convert(pictures)])[0]
-
-    def _classify(self, converted: list[Converted]) -> list[Prediction]:
+            pictures = [*_check_array(pictures)]
+        several = isinstance(pictures, list)
+        converted = [self._convert_named(picture) for picture in (pictures if several else [pictures])]
         if not converted:
             return []
-        probabilities, typicality = self.judge([image for image, *_ in converted])
-        shares = [None] * len(converted) if typicality is None else typicality.tolist()
-        rows = zip(probabilities.tolist(), probabilities.argmax(1).tolist(), shares, converted, strict=True)
-        return [self._predict(*row) for row in rows]
+        output = self.predict(torch.stack([one.image for one in converted]))
+        shares = [None] * len(converted) if output.typicality is None else output.typicality.tolist()
+        labels = output.probabilities.argmax(1).tolist()
+        rows = zip(converted, output.probabilities.tolist(), labels, shares, strict=True)
+        predictions = [self._describe(*row) for row in rows]
+        return predictions if several else predictions[0]
 
-    def _predict(self, row: list[float], label: int, typicality: float | None, converted: Converted) -> Prediction:
+    def _describe(self, converted: Converted, row: list[float], label: int, typicality: float | None) -> Prediction:
         if converted.empty:
             return Prediction(None, None, {}, converted.note)
         note = describe_typicality(converted.note, typicality)
         named = dict(zip(self.class_names, row, strict=True))
         return Prediction(self.class_names[label], row[label], named, note, typicality)
 
-    def read(self, picture: str | Path | IO[bytes]) -> Converted:
-        """Reads a picture's file and converts it as in training; see ``fmnist.data.photos.read_picture``."""
-        self.check_transform()
-        return read_picture(picture, self.transform, self.conversion)
+    def predict(self, images: Tensor) -> Output:
+        """Computes what the model says of images, uint8 (N, 1, 28, 28), as ``TrainedModel.predict``; on the CPU."""
+        return self.model.predict_in_batches(images)
 
-    def read_bytes(self, content: bytes) -> Converted:
-        """Reads the content of a picture's file and converts it as in training.
+    def convert(self, picture: Any) -> Converted:
+        """Converts a single picture, of any kind that ``classify`` takes, as in training.
 
         Raises:
-            PictureError: It is no picture, is damaged, or is too large.
+            PictureError: The file is no picture, is damaged, or is too large.
+            ValueError: It is nothing that could be a picture.
         """
-        return self.read(io.BytesIO(content))
-
-    def classify_converted(self, converted: Converted) -> Prediction:
-        """Classifies a picture that has been converted."""
-        return self._classify([converted])[0]
-
-    def check_transform(self) -> None:
-        """Raises a ``UserError`` if training had a transform that was not given."""
-        missing = self.description.get("transform") if self.transform is None else None
-        check(
-            not missing,
-            f"in training each picture went through the transform {missing}: if you trust that code, give it, "
-            f"in Python as load(checkpoint, transform=...), on the command line with --transform {missing}",
-        )
-
-    def _convert(self, picture: Any) -> Converted:
+        if isinstance(picture, Converted):
+            return picture
         if isinstance(picture, bytes | bytearray):
             picture = io.BytesIO(picture)
         if isinstance(picture, str | Path) or hasattr(picture, "read"):
-            try:
-                return self.read(expand(picture) if isinstance(picture, str | Path) else picture)
-            except ValueError as error:
-                name = picture if isinstance(picture, str | Path) else getattr(picture, "name", "the picture")
-                raise ValueError(f"{name} {error}") from error
+            self.check_transform()
+            path = expand(picture) if isinstance(picture, str | Path) else picture
+            return read_picture(path, self.transform, self.conversion)
         if isinstance(picture, Image.Image):
             self.check_transform()
             try:
@@ -184,26 +166,33 @@ class Predictor:
             raise ValueError("a list holds single pictures: give a batch by itself")
         return Converted(image, "")
 
-    def probabilities(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        """Maps images, uint8 (1, 28, 28) each, to calibrated probabilities, float (N, num_classes), on the CPU."""
-        return self.judge(images)[0]
+    def _convert_named(self, picture: Any) -> Converted:
+        """Converts a picture; what is wrong with it begins with its name."""
+        try:
+            return self.convert(picture)
+        except PictureError as error:
+            name = picture if isinstance(picture, str | Path) else getattr(picture, "name", "the picture")
+            raise ValueError(f"{name} {error}") from error
 
-    def judge(self, images: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Maps the same to their probabilities and their typicality, as ``TrainedModel.judge`` does, on the CPU."""
-        with torch.inference_mode():
-            probabilities, typicality = self.model.judge(torch.stack([*images]).to(self.model.temperature.device))
-        return probabilities.cpu(), None if typicality is None else typicality.cpu()
+    def check_transform(self) -> None:
+        """Raises a ``UserError`` if training had a transform that was not given."""
+        missing = self.description.get("transform") if self.transform is None else None
+        check(
+            not missing,
+            f"in training each picture went through the transform {missing}: if you trust that code, give it, "
+            f"in Python as load(checkpoint, transform=...), on the command line with --transform {missing}",
+        )
 
 
 def describe_typicality(note: str, typicality: float | None) -> str:
-    """Adds to a note what a typicality means, if it means something."""
+    """Adds to a note that a picture is unlike the training images, or that this is not known."""
     if typicality is None:
-        return "; ".join(filter(None, (note, NOT_KNOWN)))
+        return "; ".join(filter(None, (note, UNKNOWN_NOTE)))
     return "; ".join(filter(None, (note, UNLIKE_NOTE if typicality < UNLIKE else "")))
 
 
 def compare(predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """Compares another way to compute a model with the model, on made-up images from empty to full.
+    """Compares another implementation of a model with the model, on made-up images from empty to full.
 
     Args:
         predictor: The model.
@@ -215,7 +204,7 @@ def compare(predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray]) -
     random = np.random.default_rng(0)
     strength = random.random((CHECKED, 1, 1, 1))
     images = (random.random((CHECKED, 1, SIDE, SIDE)) ** (4 * strength) * strength * 255).astype(np.uint8)
-    found, expected = compute(images), predictor.probabilities(torch.from_numpy(images)).numpy()
+    found, expected = compute(images), predictor.predict(torch.from_numpy(images)).probabilities.numpy()
     return float(np.abs(found - expected).max()), float((found.argmax(1) == expected.argmax(1)).mean())
 
 

@@ -187,8 +187,8 @@ class _Service:
 
     def _classify(self, picture: bytes, options: Options) -> Any:
         """Classifies a picture; the classes are written as Hugging Face does."""
-        converted = self.predictor.read_bytes(picture)
-        prediction = self.predictor.classify_converted(converted)
+        converted = self.predictor.convert(picture)
+        prediction: Any = self.predictor.classify(converted)
         best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[: options.top_k]
         classes = [{"label": name, "score": probability} for name, probability in best]
         if not options.note and not options.seen:

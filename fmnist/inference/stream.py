@@ -16,7 +16,7 @@ from fmnist.data.photos import Converted, PictureError
 from fmnist.data.read import SUFFIXES, find_in_folder, find_matches, pay_threads
 from fmnist.errors import UserError, check
 from fmnist.files import expand
-from fmnist.inference.predictions import Row, describe
+from fmnist.inference.predictions import Row, make_rows
 from fmnist.inference.predictor import Predictor, describe_typicality
 from fmnist.model.explain import draw
 
@@ -63,10 +63,10 @@ def classify_files(
     Args:
         predictor: A trained model.
         paths: The files.
-        save_converted: Folder for what the network saw of each file, as PNG.
-        explain: Folder for that beside what ``fmnist.model.explain`` says of it.
-        failed: Is given the reason for each file that cannot be read.
-        empty: Is given each file that is nothing but background.
+        save_converted: Folder for the input of the network for each file, as PNG.
+        explain: Folder for the same next to what ``fmnist.model.explain`` draws.
+        failed: Gets the reason for each file that cannot be read.
+        empty: Gets each file that is nothing but background.
 
     Raises:
         UserError: At the end, if not one of the files could be read.
@@ -77,8 +77,8 @@ def classify_files(
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            results = list((pool.map if pay_threads(chunk) else map)(partial(_read, predictor), chunk))
-            for path, result, row in zip(chunk, results, _describe(predictor, results), strict=True):
+            results = list((pool.map if pay_threads(chunk) else map)(partial(_convert, predictor), chunk))
+            for path, result, row in zip(chunk, results, _make_rows(predictor, results), strict=True):
                 name = os.fsencode(path).decode(errors="backslashreplace")
                 if row["error"]:
                     failed.append(f"{name} {row['error']}")
@@ -86,24 +86,23 @@ def classify_files(
                     empty.append(name)
                 if isinstance(result, Converted):
                     place = f"{os.path.relpath(os.path.abspath(path), base)}.png"  # noqa: PTH100
-                    row["note"] += _save_all(predictor, result, save_converted, explain, place)
+                    row["note"] += _save_all(predictor, result, row, save_converted, explain, place)
                 yield {"path": name, **row}
             bar.update(len(chunk))
     if len(failed) == len(paths):
         raise UserError(f"none of the {len(paths):,} files could be read: {failed[0]}")
 
 
-def _read(predictor: Predictor, path: str) -> Converted | PictureError:
+def _convert(predictor: Predictor, path: str) -> Converted | PictureError:
     try:
-        return predictor.read(path)
+        return predictor.convert(path)
     except PictureError as error:
         return error
 
 
-def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> Iterator[Row]:
+def _make_rows(predictor: Predictor, results: list[Converted | PictureError]) -> Iterator[Row]:
     images = [result.image for result in results if isinstance(result, Converted) and not result.empty]
-    probabilities, typicality = predictor.judge(images) if images else (torch.empty(0), None)
-    rows = describe(probabilities, predictor.class_names, typicality) if images else iter(())
+    rows = make_rows(predictor.predict(torch.stack(images)), predictor.class_names) if images else iter(())
     columns = ("predicted", "probability", *(f"p({name})" for name in predictor.class_names), "typicality")
     nothing = dict.fromkeys(columns)
     for result in results:
@@ -116,14 +115,19 @@ def _describe(predictor: Predictor, results: list[Converted | PictureError]) -> 
             yield {**nothing, "note": None, "error": str(result)}
 
 
-def _save_all(predictor: Predictor, result: Converted, seen: Path | None, why: Path | None, place: str) -> str:
-    """Saves what the network saw, and why it said what it said. Returns what is to be noted."""
+def _save_all(
+    predictor: Predictor, result: Converted, row: Row, seen: Path | None, why: Path | None, place: str
+) -> str:
+    """Saves the input of the network, and which pixels decided. Returns what is added to the note."""
     note = _save(result.image[0], seen / place) if seen else ""
-    return note or (_save(draw(predictor.model, result.image), why / place) if why and not result.empty else "")
+    if note or not why or result.empty:
+        return note
+    label = predictor.class_names.index(row["predicted"])
+    return _save(draw(predictor.model, result.image, label, row["probability"]), why / place)
 
 
 def _save(image: torch.Tensor, path: Path) -> str:
-    """Saves a picture. Returns what is to be noted: a name can be too long with the ending that it gets."""
+    """Saves a picture. Returns what is added to the note: a name can be too long with the ending that it gets."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.numpy()).save(path)

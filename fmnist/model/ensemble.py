@@ -7,31 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmnist.model.trained import TrainedModel
+from fmnist.model.trained import Output, TrainedModel, calibrate
 
 
-class Ensemble(nn.Module):
-    """Takes the mean of what trained models say (deep ensembles, Lakshminarayanan et al. 2017, arXiv:1612.01474).
+class Ensemble(TrainedModel):
+    """The mean of the calibrated probabilities of trained models (deep ensembles, Lakshminarayanan et al. 2017).
 
-    It is a network as others are: it maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes), whose
-    softmax is the mean of the calibrated probabilities of its members.
+    Its logits are the logarithm of that mean; https://arxiv.org/abs/1612.01474.
 
     Args:
         models: The members, of the same classes.
     """
 
+    network: Any
+
     def __init__(self, models: Sequence[TrainedModel]) -> None:
-        super().__init__()
-        self.models: Any = nn.ModuleList(models)
+        super().__init__(nn.ModuleList(models), models[0].class_names)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps images to the logarithm of the mean of the probabilities, which no small one can make infinite."""
-        known = [torch.log_softmax(model.network(images).float() / model.temperature, 1) for model in self.models]
-        logits: Tensor = torch.stack(known).logsumexp(0) - math.log(len(known))
-        return logits
-
-    def typicality(self, images: Tensor) -> Tensor | None:
-        """Returns the mean of the members' typicality, float (B,); None if one of them does not know it."""
-        shares = [model.judge(images)[1] for model in self.models]
-        known = [share for share in shares if share is not None]
-        return torch.stack(known).mean(0) if len(known) == len(shares) else None
+    def predict(self, images: Tensor) -> Output:
+        """Computes what ``TrainedModel.predict`` does, and the logits of the members; typicality is their mean."""
+        outputs = [member.predict(images) for member in self.network]
+        members = torch.stack([output.logits for output in outputs], 1)
+        temperatures = torch.stack([member.temperature for member in self.network])[:, None]
+        # In the logarithm no probability is too small to be told from 0.
+        logits = torch.log_softmax(members.float() / temperatures, 2).logsumexp(1) - math.log(len(outputs))
+        known = [output.typicality for output in outputs if output.typicality is not None]
+        typicality = torch.stack(known).mean(0) if len(known) == len(outputs) else None
+        return Output(logits, calibrate(logits, self.temperature), typicality, members)

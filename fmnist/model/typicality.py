@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-UNLIKE = (
-    0.01  # typicality below which a picture is called unlike the training images: one validation image in a hundred
-)
-ENOUGH = 200  # validation images; with fewer, one in a hundred cannot be told
+UNLIKE = 0.01  # typicality below which a picture is called unlike the training images
+ENOUGH = 200  # validation images; fewer do not show what one in a hundred is
 AXES = 32  # directions of a subspace
-FLOOR = 0.15  # share of the mean standard deviation that is added to each: pixels of the margin hardly vary
+FLOOR = 0.15  # share of the mean standard deviation that is added to each: some pixels hardly vary
 SWEEPS = 4  # towards the widest axes
 SHARPNESS = 3.0  # of the sum, which is between the largest of its terms and their mean
 LEVELS = 1000  # scores of validation images that are kept
@@ -20,35 +18,46 @@ WIDEST = 4096  # values of a last layer, above which fitting would take seconds
 State = dict[str, Tensor]
 
 
-class LastInput:
-    """Notes what the last linear layer of a network is given, for each thread by itself.
+class PenultimateFeatures:
+    """Keeps the input of a network's last linear layer, for each thread separately.
 
     Args:
-        network: Any network; of one without a linear layer nothing is noted.
+        network: Any network; there are no features of one without a linear layer.
     """
 
     def __init__(self, network: nn.Module) -> None:
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-        self.seen: dict[int, Tensor] = {}
-        # a method of an object, so that a copy of the network writes into a copy of this
-        self.handle = layers[-1].register_forward_pre_hook(self._note) if layers else None
+        self.inputs: dict[int, Tensor] = {}
+        # A bound method, not a closure: deepcopy copies this object too, and the hook of the copy writes to the copy.
+        self.handle = layers[-1].register_forward_pre_hook(self._update) if layers else None
 
-    def _note(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.seen[get_ident()] = inputs[0]
+    def _update(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.inputs[get_ident()] = inputs[0]
 
-    def take(self) -> Tensor | None:
-        """Returns the features of the images that the network has just seen, float (B, D); None if there are none."""
-        features = self.seen.pop(get_ident(), None)
-        return features if features is None or features.ndim == 2 else features.flatten(1, -2).mean(1)
+    def compute(self) -> Tensor | None:
+        """Returns the features of the last batch, float (B, D), and drops them; None if there are none."""
+        features = self.inputs.pop(get_ident(), None)
+        if features is None or features.ndim < 2:
+            return None
+        return features if features.ndim == 2 else features.flatten(1, -2).mean(1)
 
     def remove(self) -> None:
-        """Notes nothing any more."""
+        """Removes the hook."""
         if self.handle:
             self.handle.remove()
 
 
+def forward_with_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns the logits of a batch, (B, num_classes), and its penultimate features, (B, D); None without any."""
+    features = PenultimateFeatures(network)
+    try:
+        return network(images), features.compute()
+    finally:
+        features.remove()
+
+
 class Typicality(nn.Module):
-    """Tells how many of the validation images are less typical than an image.
+    """Computes the share of validation images that are less typical than an image.
 
     Three distances are added up: of the pixels and of the features that the last layer is given, each from a
     normal distribution that is spread along a few axes and even across them (probabilistic principal components,
@@ -102,28 +111,34 @@ class Typicality(nn.Module):
 
 
 class TypicalityFitter:
-    """Fits a ``Typicality`` to validation images, epoch after epoch; what is said of their pixels it says once."""
+    """Fits a ``Typicality`` to validation images, epoch after epoch; to their pixels only once.
 
-    def __init__(self) -> None:
+    Args:
+        available: Whether the network has features for it.
+    """
+
+    def __init__(self, available: bool = True) -> None:
+        self.available = available
         self.state: State = {}
         self.images: Tensor | None = None
         self.pixels: State = {}
 
-    def fit(self, images: Tensor, features: Tensor, logits: Tensor) -> State:
+    def fit(self, images: Tensor, features: Tensor | None, logits: Tensor) -> State:
         """Fits distributions to one half of the images, and what is usual to the other.
 
         Args:
             images: uint8 or floats from 0 to 1, (N, 1, 28, 28), on the CPU like the others.
-            features: float (N, D).
+            features: float (N, D); None without any.
             logits: float (N, num_classes).
 
         Returns:
             Tensors by name, for a checkpoint, which are kept as ``state``; none if there are too few images, no
             features, or if they are not finite.
         """
-        enough = len(images) >= ENOUGH and 0 < features.shape[1] <= WIDEST
-        if not enough or not (features.isfinite().all() and logits.isfinite().all()):
-            self.state = {}
+        self.state = {}
+        if features is None or len(images) < ENOUGH or features.shape[1] > WIDEST:
+            return self.state
+        if not (features.isfinite().all() and logits.isfinite().all()):
             return self.state
         if self.images is None or not torch.equal(images, self.images):
             self.images, self.pixels = images, _subspace("pixels", _flatten(images[::2]))
@@ -133,18 +148,10 @@ class TypicalityFitter:
         state["centre"] = terms.median(0).values
         state["spread"] = (terms.quantile(0.9, dim=0) - state["centre"]).clamp_min(1e-6)
         scores = Typicality(state).score(*other)
-        ranks = (torch.arange(LEVELS) + 0.5) / LEVELS
+        ranks = (torch.arange(LEVELS, dtype=scores.dtype) + 0.5) / LEVELS
         levels = scores.quantile(ranks) if len(scores) > LEVELS else scores.sort().values
         self.state = {**state, "levels": levels}
         return self.state
-
-
-def listen(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the logits of a batch, (B, num_classes), and the features, (B, D); of a network without any, (B, 0)."""
-    last = LastInput(network)
-    logits, features = network(images), last.take()
-    last.remove()
-    return logits, logits[:, :0] if features is None else features
 
 
 def _flatten(images: Tensor) -> Tensor:
@@ -159,7 +166,8 @@ def _subspace(name: str, values: Tensor) -> State:
     centred = (values - mean) / scale
     count = min(AXES, values.shape[1] - 1, len(values) // 4)
     start = torch.Generator().manual_seed(0)
-    axes = torch.randn(values.shape[1], min(count + 16, values.shape[1]), generator=start)
+    shape = (values.shape[1], min(count + 16, values.shape[1]))
+    axes = torch.randn(*shape, generator=start, dtype=values.dtype)
     for _ in range(SWEEPS):  # subspace iteration: all axes of a wide layer would take many seconds
         axes = torch.linalg.qr(centred.T @ (centred @ axes)).Q
     along = centred @ axes

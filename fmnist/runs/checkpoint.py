@@ -1,11 +1,12 @@
-"""Checkpoints, read without running anything in them."""
+"""Checkpoints, read without running anything in them, and the models that they hold."""
 
 import inspect
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from fmnist.errors import UserError, check
 from fmnist.files import digest_file
 from fmnist.limits import check_size
 from fmnist.model.ensemble import Ensemble
-from fmnist.model.trained import FIRST_CONVERSION, NetworkFactory, TrainedModel, build_network
+from fmnist.model.mlp import MLP
+from fmnist.model.network import NetworkFactory, build_network, build_on_meta
+from fmnist.model.trained import TrainedModel
 from fmnist.names import CodeNotNamedError
 from fmnist.runs.archive import read_archive
+from fmnist.runs.pickled import DTYPES
 from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
-COMMON = ("classes are", "pictures were converted by", "split of the data is")
 DATA = "FashionMNISTDataModule"  # what a checkpoint says of its data, by the name of the class that says it
 KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
 
@@ -36,17 +39,14 @@ def read_checkpoint(path: Path, network: NetworkFactory | None = None) -> Checkp
         network: The class or function that the network was made by, if it is not the MLP.
 
     Returns:
-        What Lightning saved; at least ``state_dict``, ``hyper_parameters`` and ``epoch``.
+        What Lightning saved; at least ``state_dict``, ``hyper_parameters``, ``conversion`` and ``epoch``.
 
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
         CodeNotNamedError: Its network is not the MLP, and has not been given.
     """
     checkpoint = read_values(path)
-    settings = checkpoint["hyper_parameters"]
-    factory = choose_network(path, settings, network)
-    with _one_line(path):
-        check_weights(checkpoint["state_dict"], settings, factory)
+    choose_network(path, checkpoint["hyper_parameters"], network)
     return checkpoint
 
 
@@ -76,7 +76,7 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
 
 
 def read_values(path: Path) -> Checkpoint:
-    """Loads a checkpoint as ``read_checkpoint`` does, without a look at its network.
+    """Loads a checkpoint as ``read_checkpoint`` does, whatever its network is.
 
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
@@ -87,11 +87,8 @@ def read_values(path: Path) -> Checkpoint:
         settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
         known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
-            _check_names(settings["class_names"])
-            _check_pixels(settings["mean"], settings["std"])
+            _check_settings(settings)
             _check_parts(checkpoint)
-            for part in ("state_dict", "typicality"):
-                _check_tensors(checkpoint.get(part, {}))
     check(known, f"{path} is the checkpoint of another project: give another --ckpt_path")
     return {**checkpoint, "hyper_parameters": {name: value for name, value in settings.items() if name[:1] != "_"}}
 
@@ -106,38 +103,39 @@ def read_saved(path: Path) -> Checkpoint:
         return dict(read_tensor_file(path) if path.suffix == SUFFIX else read_archive(path))
 
 
-def load_model(path: Path, checkpoint: Checkpoint, network: NetworkFactory | None = None) -> TrainedModel:
-    """Builds the model of a checkpoint, with its weights, ready to answer.
+def load_model(
+    path: Path,
+    checkpoint: Checkpoint,
+    network: NetworkFactory | None = None,
+    convert: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> TrainedModel:
+    """Builds the model of a checkpoint, with its weights.
 
     Args:
         path: Where the checkpoint was read.
         checkpoint: What ``read_checkpoint`` returned.
         network: As there.
+        convert: Applied to the network before it gets its weights: 64 bits would be cut to 32.
     """
-    settings, typicality = checkpoint["hyper_parameters"], checkpoint.get("typicality") or {}
-    built = build_network(settings, choose_network(path, settings, network))
+    settings, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    factory = choose_network(path, settings, network)
+    if factory:
+        check_weights(path, checkpoint, network)
     with _one_line(path):
-        model = TrainedModel(built, settings["class_names"], typicality).eval()
-        model.load_state_dict(checkpoint["state_dict"])
-    check_answer(path, model)
+        if factory is None:
+            _check_widths(settings, weights)
+        built = convert(build_network(settings, factory))
+        model = TrainedModel(built, settings["class_names"], checkpoint.get("typicality") or {}).eval()
+        _check_state(weights, model)
+        model.load_state_dict(weights)
+        _check_answer(model)
     return model
 
 
-def check_answer(path: Path, model: TrainedModel) -> None:
-    """Refuses a model that answers a black or a white image with something that is no probability, or no typicality."""
-    images = torch.tensor([0, 255], dtype=torch.uint8, device=model.temperature.device)
-    with _one_line(path), torch.inference_mode():
-        probabilities, shares = model.judge(images.view(2, 1, 1, 1).expand(2, 1, 28, 28))
-        if not probabilities.isfinite().all():
-            raise ValueError("its answers are no numbers")
-        if shares is not None and not (shares.shape == (2,) and ((shares >= 0) & (shares <= 1)).all()):
-            raise ValueError("its typicality makes no sense")
-
-
-def load_members(members: Sequence[Member], network: NetworkFactory | None = None) -> TrainedModel:
-    """Builds the model of a checkpoint, or of several the ensemble, ready to answer."""
-    models = [load_model(path, checkpoint, network) for path, checkpoint in members]
-    return models[0] if len(models) == 1 else TrainedModel(Ensemble(models), models[0].class_names).eval()
+def load_members(members: Sequence[Member], *how: Any) -> TrainedModel:
+    """Builds the model of a checkpoint, or of several the ensemble; more arguments are those of ``load_model``."""
+    models = [load_model(path, checkpoint, *how) for path, checkpoint in members]
+    return models[0] if len(models) == 1 else Ensemble(models).eval()
 
 
 def check_members(members: Sequence[Member], same_split: bool) -> None:
@@ -151,23 +149,24 @@ def check_members(members: Sequence[Member], same_split: bool) -> None:
         UserError: Names the one that differs, and in what.
     """
     known: dict[str, Path] = {}
-    first, expected = members[0][0], _describe(*members[0])
+    (first, expected), *_ = members
     for path, checkpoint in members:
         twin = known.setdefault(digest_file(path), path)
         check(twin is path, f"{path} and {twin} are the same checkpoint: leave one of them out")
-        for what, here, there in zip(COMMON, _describe(path, checkpoint), expected, strict=True):
-            right = here == there or (what == COMMON[-1] and not same_split)
+        for what, here in _describe(checkpoint, same_split).items():
+            there = _describe(expected, same_split)[what]
             differs = f"its {what} {here:.200}, not {there:.200}"
-            check(right, f"{path} does not fit {first}: {differs}; leave one of them out")
+            check(here == there, f"{path} does not fit {first}: {differs}; leave one of them out")
 
 
-def _describe(path: Path, checkpoint: Checkpoint) -> tuple[str, str, str]:
-    """Says in words what the members of an ensemble have in common."""
-    with _one_line(path):
-        conversion = checkpoint.get("conversion") or FIRST_CONVERSION
-        split = (checkpoint.get(DATA) or {}).get("split") or "unknown"
-        names = ", ".join(checkpoint["hyper_parameters"]["class_names"])
-        return names, " after ".join(filter(None, conversion.values())), str(split)
+def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
+    """Returns what the members of an ensemble have in common, in words."""
+    split = (checkpoint.get(DATA) or {}).get("split") or "unknown"
+    return {
+        "classes are": ", ".join(checkpoint["hyper_parameters"]["class_names"]),
+        "pictures were converted by": " after ".join(filter(None, checkpoint["conversion"].values())),
+        **({"split of the data is": split} if with_split else {}),
+    }
 
 
 @contextmanager
@@ -183,71 +182,112 @@ def _one_line(path: Path) -> Iterator[None]:
         raise UserError(f"{what}: give another --ckpt_path") from error
 
 
-def _check_names(names: Any) -> None:
-    """Refuses what cannot be the names of classes."""
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Refuses names of classes that are none, and numbers that cannot be mean and std of pixels."""
+    names, mean, std = (settings[name] for name in ("class_names", "mean", "std"))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError("its classes are no names")
     "".join(names).encode()  # half a letter can be read, and not be written
-
-
-def _check_parts(checkpoint: Checkpoint) -> None:
-    """Refuses weights that are none, and what is said beside them if it is not of the kind that is used later."""
-    for part in ("state_dict", "typicality", "conversion", DATA):
-        if not isinstance(checkpoint.get(part, {}), dict):
-            raise ValueError(f"its {part} is a {type(checkpoint[part]).__name__}")
-    conversion, data = checkpoint.get("conversion", {}), checkpoint.get(DATA, {})
-    check_size([conversion, data])
-    seen = data.get("trained_on")
-    right = {
-        "state_dict": all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()),
-        "typicality": all(isinstance(value, Tensor) for value in checkpoint.get("typicality", {}).values()),
-        "conversion": not conversion
-        or (isinstance(conversion.get("name"), str) and isinstance(conversion.get("transform"), str | None)),
-        DATA: isinstance(data.get("split", ""), str)
-        and (seen is None or (isinstance(seen, Tensor) and seen.dtype == torch.int64)),
-    }
-    for part in [part for part, kind in right.items() if not kind]:
-        raise ValueError(f"its {part} is not that of a training")
-
-
-def check_weights(weights: dict[str, Tensor], settings: dict[str, Any], network: NetworkFactory | None = None) -> None:
-    """Refuses weights that are not those of the network, before one of the size they claim is built.
-
-    Raises:
-        ValueError: They do not fit.
-    """
-    names = settings["class_names"]
-    if network is None and 2 * len(settings.get("hidden_dims") or ()) > len(weights):
-        raise ValueError("its weights do not fit the network it describes")  # far more layers than weights
-    shapes = {
-        name: tensor.shape for name, tensor in TrainedModel(_sketch(settings, network), names).state_dict().items()
-    }
-    if shapes != {name: tensor.shape for name, tensor in weights.items()}:
-        raise ValueError("its weights do not fit the network it describes")
-    if not weights["temperature"] > 0:
-        raise ValueError("its temperature makes no sense")
-
-
-def _check_pixels(mean: Any, std: Any) -> None:
     numbers = all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in (mean, std))
     if not numbers or (std is not None and std <= 0):
         raise ValueError("its mean and std of the pixels make no sense")
 
 
-def _check_tensors(tensors: dict[str, Tensor]) -> None:
-    for tensor in tensors.values():
-        if tensor.is_complex() or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError("it has weights that are larger than they are stored")
-        if not tensor.isfinite().all():
-            raise ValueError("it has weights that are not finite")
+def _check_parts(checkpoint: Checkpoint) -> None:
+    """Refuses weights that are none, and what is said beside them if it is not of the kind that is used later."""
+    if "conversion" not in checkpoint:
+        raise ValueError("it does not say how pictures are converted")
+    for part in ("state_dict", "typicality", "conversion", DATA):
+        if not isinstance(checkpoint.get(part, {}), dict):
+            raise ValueError(f"its {part} is a {type(checkpoint[part]).__name__}")
+    conversion, data = checkpoint["conversion"], checkpoint.get(DATA, {})
+    check_size([conversion, data])
+    seen = data.get("trained_on")
+    right = {
+        "conversion": isinstance(conversion.get("name"), str) and isinstance(conversion.get("transform"), str | None),
+        DATA: isinstance(data.get("split", ""), str)
+        and (seen is None or (isinstance(seen, Tensor) and seen.dtype == torch.int64)),
+    }
+    for part in [part for part, kind in right.items() if not kind]:
+        raise ValueError(f"its {part} is not that of a run")
+    check_tensors(checkpoint["state_dict"])
+    check_tensors(checkpoint.get("typicality", {}))
 
 
-def _sketch(settings: dict[str, Any], network: NetworkFactory | None) -> nn.Module:
-    """Builds the network without memory for its weights, or as it is if it cannot be built like that."""
+def check_tensors(tensors: Mapping[str, Any]) -> None:
+    """Refuses what cannot be a weight in a checkpoint.
+
+    Args:
+        tensors: By name.
+
+    Raises:
+        ValueError: One of them is something else, sparse, of a rare type, or larger than it is stored.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in DTYPES.values():
+            raise ValueError(f"its {name} is no plain tensor")
+        if not tensor.is_meta and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"its {name} is larger than it is stored")
+
+
+def check_restorable(network: nn.Module) -> None:
+    """Raises a ``UserError`` for a new custom network of which no checkpoint could be read."""
     try:
-        with torch.device("meta"):
-            return build_network(settings, network)
-    except Exception:
-        if network is None:  # the MLP can always be built like that, if its settings make sense
-            raise
-        return build_network(settings, network)
+        check_tensors(network.state_dict())
+    except ValueError as error:
+        raise UserError(f"model.network: no checkpoint of it could be read: {error}") from error
+    for name, weights in network.named_parameters():
+        right = bool(weights.isfinite().all())
+        check(right, f"model.network: the parameter {name} is not finite when it is new; a mask is a buffer")
+
+
+def check_weights(path: Path, checkpoint: Checkpoint, network: NetworkFactory | None) -> None:
+    """Refuses weights that are not those of the network, before one of the size that they claim is built.
+
+    Args:
+        path: Where the checkpoint was read.
+        checkpoint: What ``read_checkpoint`` returned.
+        network: As there.
+    """
+    settings = checkpoint["hyper_parameters"]
+    factory = choose_network(path, settings, network)
+    with _one_line(path):
+        if factory is None:
+            _check_widths(settings, checkpoint["state_dict"])
+        model = TrainedModel(build_on_meta(settings, factory), settings["class_names"])
+        _check_state(checkpoint["state_dict"], model)
+
+
+def _check_widths(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Refuses an MLP of other layers than are stored."""
+    expected = pairwise([28 * 28, *settings["hidden_dims"], len(settings["class_names"])])
+    found = [(weight.shape[1], weight.shape[0]) for weight in weights.values() if weight.ndim == 2]
+    if sorted(found) != sorted(expected):
+        raise ValueError("its weights do not fit the network it describes")
+
+
+def _check_state(weights: dict[str, Tensor], model: TrainedModel) -> None:
+    """Refuses weights of another network, and such as are not finite; buffers of a custom network need not be."""
+    found, expected = (
+        {name: (tensor.shape, tensor.is_complex()) for name, tensor in state.items()}
+        for state in (weights, model.state_dict())
+    )
+    if found != expected:
+        raise ValueError("its weights do not fit the network it describes")
+    buffers = () if isinstance(model.network, MLP) else {f"network.{name}" for name, _ in model.network.named_buffers()}
+    if not all(tensor.isfinite().all() for name, tensor in weights.items() if name not in buffers):
+        raise ValueError("it has weights that are not finite")
+    if not weights["temperature"] > 0:
+        raise ValueError("its temperature makes no sense")
+
+
+def _check_answer(model: TrainedModel) -> None:
+    """Refuses a model that returns no probabilities, or no typicality, for a black and a white image."""
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 28, 28)
+    with torch.inference_mode():
+        output = model.predict(images)
+    if not output.probabilities.isfinite().all():
+        raise ValueError("its answers are no numbers")
+    shares = output.typicality
+    if shares is not None and not (shares.shape == (2,) and ((shares >= 0) & (shares <= 1)).all()):
+        raise ValueError("its typicality makes no sense")

@@ -110,7 +110,8 @@ def read_test(checkpoint: Path) -> Metrics:
     counted = isinstance(digests, dict) and isinstance(found.get("num_samples"), int)
     if not counted or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
         raise DamagedError("metrics.json lacks figures")
-    return found if found["digests"].get("checkpoint") == digest_file(checkpoint) else {}
+    whole = not found.get("partial") and found["digests"].get("checkpoint") == digest_file(checkpoint)
+    return found if whole else {}
 
 
 def read_known_test(checkpoint: Path) -> Metrics:

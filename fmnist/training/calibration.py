@@ -1,11 +1,10 @@
-"""What surrounds the steps of a classifier: metrics, calibration, typicality, seeds, and what a checkpoint carries."""
+"""What surrounds the steps of a classifier: metrics, calibration, typicality, seeds, and the content of checkpoints."""
 
 import os
 from copy import deepcopy
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -13,18 +12,19 @@ from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
-from fmnist.model.trained import FIRST_CONVERSION, TrainedModel
+from fmnist.model.trained import Output, TrainedModel
 from fmnist.model.typicality import TypicalityFitter
 from fmnist.seeds import global_seed, mix_seeds
-from fmnist.training.metrics import LossAndAccuracy, Outputs, Tested
+from fmnist.training.evaluation import Evaluator
+from fmnist.training.metrics import LossAndAccuracy, Outputs
 from fmnist.training.optimization import begin_epoch, check_loss
 
 
-class CalibratedModule(LightningModule):
+class CalibratedModule(Evaluator):
     """A classifier that is measured and calibrated after every epoch, whose randomness is a function of seed and epoch.
 
     A subclass builds ``network``, has ``class_names``, ``mean`` and ``std`` among its hyper-parameters, and in its
-    steps hands each batch to ``train_metrics``, to ``val_outputs`` and ``val_inputs``, or to ``test_outputs``.
+    steps updates ``train_metrics``, or ``val_outputs`` and ``val_inputs``.
     """
 
     temperature: Tensor
@@ -34,20 +34,37 @@ class CalibratedModule(LightningModule):
         super().__init__()
         self.register_buffer("temperature", torch.ones(()))
         self.train_metrics = LossAndAccuracy()
-        self.val_outputs, self.test_outputs = Outputs("logits", "labels"), Outputs("logits", "labels")
+        self.val_outputs = Outputs("logits", "labels")
         self.val_inputs = Outputs("images", "features")
         self.typicality = TypicalityFitter()
         self.conversion: dict[str, Any] = {"name": "distance", "transform": None}
-        self.tested: Tested | None = None
         self.seed = 0
-        self._process = os.getpid()  # a strategy that spawns trains a copy in another one
+        self._process = os.getpid()  # a strategy that spawns trains a copy in another process
         self._fitted_temperature: float | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        names: list[str] = self.hparams["class_names"]
+        return names
 
     def trained(self) -> TrainedModel:
         """Returns a copy of the network as it is now, with its calibration and its classes."""
-        model = TrainedModel(deepcopy(self.network), self.hparams["class_names"], self.typicality.state)
-        model.temperature = self.temperature
-        return model.eval()
+        model = TrainedModel(deepcopy(self.network), self.class_names, self.typicality.state)
+        model.temperature = self.temperature.clone()
+        return model.to(self.device).eval()
+
+    def on_test_start(self) -> None:
+        """Evaluates a copy."""
+        self.models = [self.trained()]
+
+    def on_predict_start(self) -> None:
+        """Evaluates a copy."""
+        self.models = [self.trained()]
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Output:
+        """Returns what the network computes for the images of a batch, calibrated."""
+        return self.predict(batch[0])
 
     def setup(self, stage: str) -> None:
         """Compares the classes with those of the data module, and takes what else the network must know of the data.
@@ -55,10 +72,9 @@ class CalibratedModule(LightningModule):
         Raises:
             UserError: The classes differ.
         """
+        super().setup(stage)
         self.seed = global_seed()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if (found := getattr(data, "class_names", None)) is not None:
-            self._check_classes(found, "the data has")
         if hasattr(data, "source"):
             self.conversion = data.source.describe_conversion()
         if stage == "fit":
@@ -68,10 +84,6 @@ class CalibratedModule(LightningModule):
         if self.dtype != torch.get_default_dtype() and self.trainer.precision in ("32-true", "16-mixed", "bf16-mixed"):
             self.to(torch.get_default_dtype())  # from what the trainer before had converted it to
         self.trainer.precision_plugin.convert_module(self)  # before a checkpoint is loaded: 64 bits would be cut to 32
-
-    def _check_classes(self, names: list[str], whose: str) -> None:
-        known = self.hparams["class_names"]
-        check(known == names, f"the model predicts {', '.join(known)}; {whose} {', '.join(names)}")
 
     def use_pixel_statistics(self, mean: float, std: float) -> None:
         """Normalizes pixels by these, where the hyper-parameters leave them open; the data module calls it in ``fit``.
@@ -103,15 +115,15 @@ class CalibratedModule(LightningModule):
         """Logs the epoch with its last batch: callbacks read it before ``on_train_epoch_end`` comes here."""
         stops = self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps
         if self.trainer.is_last_batch or stops:
-            self.train_metrics.measure_noted()
             metrics = self.train_metrics.compute()
             check_loss(metrics["loss"], self.current_epoch + 1, self.trainer.optimizers[0])  # before it is saved
             self._log("train", metrics)
 
     def on_validation_epoch_end(self) -> None:
-        """Fits temperature and typicality, if this is part of a training, and logs the validation metrics."""
-        logits, labels = self.val_outputs.take()
-        images, features = self.val_inputs.take()
+        """Fits temperature and typicality in training, and logs the validation metrics."""
+        (logits, labels), (images, features) = self.val_outputs.compute(), self.val_inputs.compute()
+        self.val_outputs.reset()
+        self.val_inputs.reset()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._fitted_temperature = fit_temperature(logits, labels)
             self.temperature.fill_(self._fitted_temperature)
@@ -124,18 +136,8 @@ class CalibratedModule(LightningModule):
         if self._fitted_temperature:
             self.temperature.fill_(self._fitted_temperature)
 
-    def on_test_epoch_end(self) -> None:
-        """Logs the test metrics, and keeps them, with logits and labels, as ``tested``."""
-        logits, labels = self.test_outputs.take()
-        self.tested = Tested(logits, labels, score(logits, labels, self.temperature.item()))
-        self._log("test", {**self.tested.scores, "num_samples": torch.tensor(len(labels))})
-
-    def _log(self, stage: str, metrics: dict[str, Tensor]) -> None:
-        shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
-        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the fitted temperature, whatever callbacks have made of the weights, and what is not a weight."""
+        """Saves the fitted temperature, also where callbacks average the weights, and what is not a weight."""
         checkpoint["state_dict"]["temperature"] = self.temperature.detach().clone()
         checkpoint["conversion"] = self.conversion
         checkpoint["typicality"] = self.typicality.state
@@ -147,7 +149,7 @@ class CalibratedModule(LightningModule):
             UserError: The checkpoint has other classes.
         """
         saved = checkpoint["hyper_parameters"]
-        self._check_classes(saved["class_names"], "the checkpoint has")
+        self.check_classes(saved["class_names"], "the checkpoint has")
         self._normalize({name: saved[name] for name in ("mean", "std") if saved[name] is not None})
-        self.conversion = checkpoint.get("conversion", FIRST_CONVERSION)
+        self.conversion = checkpoint["conversion"]
         self.typicality.state = checkpoint.get("typicality", {})

@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.errors import check
+from fmnist.model.checks import check_network
 from fmnist.model.mlp import check_pixels
-from fmnist.model.trained import NetworkFactory, build_network, calibrate, describe_network
-from fmnist.model.typicality import listen
+from fmnist.model.network import NetworkFactory, build_network, describe_network
+from fmnist.model.typicality import forward_with_features
+from fmnist.runs.checkpoint import check_restorable
 from fmnist.training.averaging import AveragingCheck
 from fmnist.training.calibration import CalibratedModule
 from fmnist.training.loss import balance, mixup
@@ -42,8 +46,8 @@ class ImageClassifier(CalibratedModule):
         class_weights: ``balanced`` divides the loss of a training image by its class's share of them.
         network: Another network than the MLP, by the path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
-        weights: A checkpoint or run to begin with: weights, and mean and std of the pixels. A last layer of other
-            classes is drawn anew.
+        weights: A checkpoint or run to begin with: weights, and mean and std of the pixels. A head for other classes
+            is new.
         class_names: Names of the classes, those of Fashion-MNIST if not given; ``fit`` takes them from the data.
     """
 
@@ -78,8 +82,14 @@ class ImageClassifier(CalibratedModule):
         if pretrained:
             pretrained.copy_pixel_statistics(self.hparams)
         self.network = build_network(self.hparams, network)
+        if network is not None:
+            check_restorable(self.network)
+            build = partial(build_network, self.hparams, network)
+            lines, self.typicality.available = check_network(self.network, build)
+            for line in lines:
+                rank_zero_only(print)(line, flush=True)
         if pretrained:
-            pretrained.copy_weights(self.network, self.hparams["class_names"])
+            pretrained.copy_weights(self.network, self.hparams, network)
         self.class_weights: Tensor | None = None  # float (C,); counted when the data is known
         self.optimizer = optimizer
 
@@ -98,25 +108,15 @@ class ImageClassifier(CalibratedModule):
             images, targets = mixup(images, shares, self.hparams["mixup"])
         logits = self(images)
         loss = cross_entropy(logits, targets, self.class_weights, label_smoothing=self.hparams["label_smoothing"])
-        self.train_metrics.note(logits, labels, loss)
+        self.train_metrics.update(logits, labels, loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Collects logits and labels, and what typicality is fitted to, in float32 whatever training computes in."""
         with torch.autocast(self.device.type, enabled=False):
-            logits, features = listen(self, batch[0])
+            logits, features = forward_with_features(self, batch[0])
         self.val_outputs.update(logits, batch[1])
-        self.val_inputs.update(batch[0], features)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Collects logits and labels."""
-        with torch.autocast(self.device.type, enabled=False):
-            self.test_outputs.update(self(batch[0]), batch[1])
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the calibrated probabilities of a batch, float (B, num_classes)."""
-        with torch.autocast(self.device.type, enabled=False):
-            return calibrate(self(batch[0]), self.temperature)
+        self.val_inputs.update(batch[0], features if self.typicality.available else None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""

@@ -1,31 +1,20 @@
-"""What is measured in every step of a training, cheaply, and gathered in an evaluation."""
+"""What is measured in every training step, cheaply, and collected in an evaluation."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-
-class Tested(NamedTuple):
-    """What a network said in a test."""
-
-    logits: Tensor
-    """float (N, num_classes)."""
-    labels: Tensor
-    """int64 (N,)."""
-    scores: dict[str, Tensor]
-    """What ``score`` makes of them."""
+BUFFER = 50  # batches that are added up together
 
 
 class LossAndAccuracy(Metric):
     """Mean loss and micro-averaged accuracy over all samples since the last reset.
 
-    Batches are noted one at a time and measured fifty at a time: the handful of small operations
-    that it takes would cost a small network more than its optimizer, were it done in every step.
-    Nothing is read back from the device before ``compute``, and processes with unequal shares of
-    the data are weighted by their samples.
+    Batches are added up fifty at a time: in every step the handful of small operations would cost a small network
+    more than its optimizer. Nothing is read back from the device before ``compute``, and processes with unequal
+    shares of the data are weighted by their samples.
     """
 
     full_state_update = False
@@ -35,41 +24,41 @@ class LossAndAccuracy(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.buffer: list[tuple[Tensor, Tensor, Tensor]] = []
         self.add_state("loss_sum", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("correct", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def note(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Notes a batch, and measures what has been noted if that is much.
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Adds a batch.
 
         Args:
             logits: float (B, num_classes).
             labels: int64 (B,).
             loss: Mean loss of the batch, scalar.
         """
-        self.noted.append((logits.detach(), labels, loss.detach()))
-        if len(self.noted) == 50:
-            self.measure_noted()
+        self.buffer.append((logits.detach(), labels, loss.detach()))
+        if len(self.buffer) == BUFFER:
+            self._add_up()
 
-    def measure_noted(self) -> None:
-        """Measures what has been noted; to be called before ``compute``."""
-        if self.noted:
-            logits, labels, losses = zip(*self.noted, strict=True)
-            self.noted.clear()
-            self.update(logits, labels, losses)
+    def _add_up(self) -> None:
+        if self.buffer:
+            logits, labels, losses = zip(*self.buffer, strict=True)
+            self.buffer.clear()
+            sizes = torch.tensor([len(batch) for batch in labels], device=self.count.device)
+            self.loss_sum += (torch.stack(losses) * sizes).sum()
+            self.correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()
+            self.count += sizes.sum()
 
-    def update(self, logits: Sequence[Tensor], labels: Sequence[Tensor], losses: Sequence[Tensor]) -> None:
-        """Adds batches; the arguments are those of ``note``, one of each for every batch."""
-        sizes = torch.tensor([len(batch) for batch in labels], device=self.count.device)
-        self.loss_sum += (torch.stack(losses) * sizes).sum()  # type: ignore[arg-type]
-        self.correct += (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()  # type: ignore[arg-type]
-        self.count += sizes.sum()
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Adds up what is in the buffer before ``compute`` puts the processes together."""
+        self._add_up()
+        super().sync(*args, **kwargs)
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Drops all batches."""
         super().reset()
-        self.noted.clear()
+        self.buffer.clear()
 
     def compute(self) -> dict[str, Tensor]:
         """Returns ``loss`` (mean per sample) and ``acc`` (from 0 to 1)."""
@@ -77,7 +66,7 @@ class LossAndAccuracy(Metric):
 
 
 class Outputs(Metric):
-    """What an evaluation has seen and said, from all processes, in the order of the data.
+    """Tensors of an evaluation, from all processes, in the order of the data.
 
     Args:
         names: What is kept of each batch, such as ``logits`` and ``labels``.
@@ -91,21 +80,18 @@ class Outputs(Metric):
         for name in names:
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, *batch: Tensor) -> None:
-        """Adds a batch: a tensor (B, ...) for each name."""
+    def update(self, *batch: Tensor | None) -> None:
+        """Adds a batch: a tensor (B, ...) for each name; None, but not for the first, where there is none."""
+        assert batch[0] is not None
+        missing = batch[0].new_empty(len(batch[0]), 0)
         for name, rows in zip(self.names, batch, strict=True):
-            getattr(self, name).append(rows)
+            getattr(self, name).append(missing if rows is None else rows)
 
-    def compute(self) -> tuple[Tensor, ...]:
-        """Returns a tensor (N, ...) for each name, on the CPU, where 64 bits are at hand."""
+    def compute(self) -> tuple[Any, ...]:
+        """Returns a tensor (N, ...) for each name, on the CPU, where 64 bits are at hand; None as in ``update``."""
         states = (getattr(self, name) for name in self.names)  # synchronized ones are tensors already
-        return tuple(in_order(torch.cat(state) if isinstance(state, list) else state).cpu() for state in states)
-
-    def take(self) -> Any:
-        """Returns what ``compute`` does, and forgets it."""
-        found = self.compute()
-        self.reset()
-        return found
+        whole = (in_order(torch.cat(state) if isinstance(state, list) else state).cpu() for state in states)
+        return tuple(None if rows.shape[1:] == (0,) else rows for rows in whole)
 
 
 def in_order(rows: Tensor) -> Tensor:

@@ -28,16 +28,17 @@ def report(trainer: Trainer, path: str | Path = "report.html") -> Metrics:
     """
     model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
     ours = isinstance(model, ImageClassifier) and isinstance(data, FashionMNISTDataModule)
-    check(ours and model.tested is not None, "nothing has been tested: trainer.test(model, data) comes first")
+    check(ours and model.evaluated is not None, "nothing has been tested: trainer.test(model, data) comes first")
     assert isinstance(model, ImageClassifier)
-    assert model.tested is not None
-    logits, labels, scores = model.tested
+    assert model.evaluated is not None
+    output, labels, scores = model.evaluated
     metrics: Metrics = {
-        **measure(scores, logits, labels, model.hparams["class_names"], model.temperature.item()),
+        **measure(scores, output.logits, labels, model.class_names, model.temperature.item()),
+        **({"partial": True} if len(labels) < len(data.test_set) else {}),
         **origin(None, {"epoch": trainer.current_epoch - 1, "FashionMNISTDataModule": {"split": data.split_digest}}),
         "device": trainer.strategy.root_device.type,
     }
     rows = next((callback.rows for callback in trainer.callbacks if isinstance(callback, History)), [])  # type: ignore[attr-defined]
-    images, files = data.test_set.images, data.source.paths(train=False)
-    write_report(metrics, model.trained(), logits, images, labels, Path(path), model.hparams, files, rows)
+    images, files = data.test_set.images[: len(labels)], data.source.paths(train=False)
+    write_report(metrics, model.models[0], output, images, labels, Path(path), model.hparams, files, rows)
     return metrics

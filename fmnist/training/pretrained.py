@@ -1,6 +1,6 @@
 """The weights of a trained network as the beginning of another training run."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from fmnist.errors import UserError, check
-from fmnist.model.trained import MLP_SETTINGS
+from fmnist.model.network import MLP_SETTINGS, NetworkFactory, find_head
 from fmnist.runs.checkpoint import read_values
 from fmnist.runs.folder import find_checkpoint
 
@@ -38,24 +38,27 @@ class Pretrained:
         for name in ("mean", "std"):
             settings[name] = self.settings[name] if settings[name] is None else settings[name]
 
-    def copy_weights(self, network: nn.Module, class_names: list[str]) -> None:
-        """Copies the weights and prints a line; the last layer keeps its initial ones if it is for other classes.
+    def copy_weights(
+        self, network: nn.Module, settings: Mapping[str, Any], factory: NetworkFactory | None = None
+    ) -> None:
+        """Copies the weights and prints a line; the head keeps its initial ones if it is for other classes.
 
         Args:
             network: A new network.
-            class_names: Its classes.
+            settings: The hyper-parameters that it was built by.
+            factory: What it was made by; None for the MLP.
 
         Raises:
             UserError: It is another network.
         """
-        new = network.state_dict()
-        last = [name for name, _ in network.named_parameters()][-1].rpartition(".")[0]
-        same = class_names == self.settings["class_names"]
-        kept = {name: w for name, w in self.weights.items() if same or name.rpartition(".")[0] != last}
+        new, names = network.state_dict(), settings["class_names"]
+        head = set() if names == self.settings["class_names"] else find_head(settings, factory)
+        kept = {name: weights for name, weights in self.weights.items() if name not in head}
         fits = new.keys() == self.weights.keys() and all(new[name].shape == w.shape for name, w in kept.items())
         check(fits, f"model.weights: {self.path} is of another network: give this one the same, {self._describe()}")
         network.load_state_dict({**new, **kept})
-        others = "" if same else f"; the last layer is new, for {len(class_names)} classes"
+        layers = sorted({name.removeprefix("1.").rpartition(".")[0] or name for name in head})
+        others = f"; the head is new, for {len(names)} classes: {', '.join(layers)}" if head else ""
         rank_zero_only(print)(f"weights: {self.path} (epoch {self.epochs}){others}", flush=True)
 
     def _describe(self) -> str:

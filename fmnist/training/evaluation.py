@@ -1,0 +1,107 @@
+"""A trained model under Lightning's trainer: each image goes through each network once."""
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from fmnist.errors import check
+from fmnist.evaluation.scores import score
+from fmnist.model.trained import Output, TrainedModel
+from fmnist.training.metrics import Outputs
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation has found, in the order of the data, on the CPU."""
+
+    output: Output
+    """What the model computed for the images."""
+    labels: Tensor
+    """int64 (N,)."""
+    scores: dict[str, Tensor]
+    """What ``score`` makes of them."""
+
+
+class Evaluator(LightningModule):
+    """Has a trainer evaluate a trained model, which may be an ensemble.
+
+    After ``validate``, ``test`` or ``predict`` the result is in ``evaluated``, on every process.
+
+    Args:
+        model: The model, on the device of the trainer; a subclass that trains one has none yet.
+    """
+
+    def __init__(self, model: TrainedModel | None = None) -> None:
+        super().__init__()
+        # In a list: a trainer would convert the calibration of a submodule to its own precision.
+        self.models = [model] if model else []
+        self.outputs = Outputs(*Output._fields, "labels")
+        self.evaluated: Evaluated | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        return self.models[0].class_names
+
+    def setup(self, stage: str) -> None:
+        """Compares the classes with those of the data module.
+
+        Raises:
+            UserError: They differ.
+        """
+        self.evaluated = None
+        found = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        if found is not None:
+            self.check_classes(found, "the data has")
+
+    def check_classes(self, names: list[str], whose: str) -> None:
+        """Raises a ``UserError`` if the model has other classes."""
+        known = self.class_names
+        check(known == names, f"the model predicts {', '.join(known)}; {whose} {', '.join(names)}")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Collects what the model computes for a batch."""
+        self.outputs.update(*self.predict(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Does the same as ``test_step``."""
+        self.test_step(batch, batch_idx)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Output:
+        """Collects what the model computes for a batch, and returns it."""
+        output = self.predict(batch[0])
+        self.outputs.update(*output, batch[1])
+        return output
+
+    def predict(self, images: Tensor) -> Output:
+        """Computes what the model says of images, in float32 whatever the trainer's precision for training is."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.models[0].predict(images)
+
+    def on_test_epoch_end(self) -> None:
+        """Puts the results of all processes together, and logs the scores."""
+        found = self.evaluate()
+        self._log("test", {**found.scores, "num_samples": torch.tensor(len(found.labels))})
+
+    def on_validation_epoch_end(self) -> None:
+        """Puts the results of all processes together, and logs three scores."""
+        scores = self.evaluate().scores
+        self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
+
+    def on_predict_epoch_end(self) -> None:
+        """Puts the results of all processes together."""
+        if self.outputs.update_called:
+            self.evaluate()
+
+    def evaluate(self) -> Evaluated:
+        """Returns what has been collected since the last time, as ``evaluated``."""
+        *fields, labels = self.outputs.compute()
+        self.outputs.reset()
+        output = Output(*fields)
+        self.evaluated = Evaluated(output, labels, score(output.logits, labels, self.models[0].temperature.item()))
+        return self.evaluated
+
+    def _log(self, stage: str, metrics: dict[str, Any]) -> None:
+        shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
+        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
