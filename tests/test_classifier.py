@@ -402,7 +402,7 @@ def test_half_precision_trains_as_well_and_is_measured_in_float32(fit):
         for name, value in metrics.items():
             assert value == trainer.callback_metrics[name], name
         (tested,) = found.test(model, data, verbose=False)
-        assert torch.equal(model.tested.logits, model.network.eval()(data.test_set.images))
+        assert torch.equal(model.evaluated.output.logits, model.network.eval()(data.test_set.images))
         assert tested["test/num_samples"] == 200
 
 
