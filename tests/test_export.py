@@ -11,9 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
-from fmnist import __version__, load
+from fmnist import ImageClassifier, UserError, __version__, load
 from fmnist.data.sources.download import VerifiedFashionMNIST
+from fmnist.inference.onnx import to_onnx
 from fmnist.inference.predictor import Predictor
 from tests.conftest import ROOT, spawn
 
@@ -88,6 +90,22 @@ def test_a_file_that_differs_from_the_model_is_not_kept(place, monkeypatch, cli,
     assert code == 2
     assert "the file differs from the model by" in err
     assert not list(tmp_path.iterdir())
+
+
+class ByLen(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(784, num_classes)
+
+    def forward(self, x):
+        return self.head(x.reshape(len(x), 784))
+
+
+def test_a_network_that_fixes_the_number_of_images_is_a_line(tmp_path):
+    predictor = Predictor(ImageClassifier(network=ByLen).trained(), {"name": "distance", "transform": None})
+    (tmp_path / "best.ckpt").touch()
+    with pytest.raises(UserError, match=r"fixes the number of images at 2: in its forward, take x\.shape\[0\]"):
+        to_onnx(predictor, tmp_path / "best.ckpt")
 
 
 def test_without_the_extra_it_says_what_to_install(place, monkeypatch, cli):

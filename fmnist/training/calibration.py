@@ -131,6 +131,16 @@ class CalibratedModule(Evaluator):
         scores = score(logits, labels, self.temperature.item())
         self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
 
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores, and the number of images."""
+        super().on_test_epoch_end()
+        assert self.evaluated is not None
+        self._log("test", {**self.evaluated.scores, "num_samples": torch.tensor(len(self.evaluated.labels))})
+
+    def _log(self, stage: str, metrics: dict[str, Tensor]) -> None:
+        shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
+        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
+
     def on_train_end(self) -> None:
         """Restores the temperature, which callbacks that average the weights have averaged as well."""
         if self._fitted_temperature:

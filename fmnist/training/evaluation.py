@@ -60,19 +60,13 @@ class Evaluator(LightningModule):
         known = self.class_names
         check(known == names, f"the model predicts {', '.join(known)}; {whose} {', '.join(names)}")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Collects what the model computes for a batch."""
-        self.outputs.update(*self.predict(batch[0]), batch[1])
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Does the same as ``test_step``."""
-        self.test_step(batch, batch_idx)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Output:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         """Collects what the model computes for a batch, and returns it."""
         output = self.predict(batch[0])
         self.outputs.update(*output, batch[1])
         return output
+
+    validation_step = predict_step = test_step
 
     def predict(self, images: Tensor) -> Output:
         """Computes what the model says of images, in float32 whatever the trainer's precision for training is."""
@@ -80,28 +74,11 @@ class Evaluator(LightningModule):
             return self.models[0].predict(images)
 
     def on_test_epoch_end(self) -> None:
-        """Puts the results of all processes together, and logs the scores."""
-        found = self.evaluate()
-        self._log("test", {**found.scores, "num_samples": torch.tensor(len(found.labels))})
-
-    def on_validation_epoch_end(self) -> None:
-        """Puts the results of all processes together, and logs three scores."""
-        scores = self.evaluate().scores
-        self._log("val", {name: scores[name] for name in ("loss", "acc", "ece")})
-
-    def on_predict_epoch_end(self) -> None:
-        """Puts the results of all processes together."""
+        """Puts what all processes have collected together, as ``evaluated``."""
         if self.outputs.update_called:
-            self.evaluate()
+            *fields, labels = self.outputs.compute()
+            self.outputs.reset()
+            output, temperature = Output(*fields), self.models[0].temperature.item()
+            self.evaluated = Evaluated(output, labels, score(output.logits, labels, temperature))
 
-    def evaluate(self) -> Evaluated:
-        """Returns what has been collected since the last time, as ``evaluated``."""
-        *fields, labels = self.outputs.compute()
-        self.outputs.reset()
-        output = Output(*fields)
-        self.evaluated = Evaluated(output, labels, score(output.logits, labels, self.models[0].temperature.item()))
-        return self.evaluated
-
-    def _log(self, stage: str, metrics: dict[str, Any]) -> None:
-        shown = {f"{stage}/{name}": value.float() for name, value in metrics.items()}
-        self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
+    on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
