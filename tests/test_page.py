@@ -49,8 +49,9 @@ def opened(browser, place):
     """Opens the page; fails if it says anything on the console, or asks for anything."""
     said = []
 
-    def open_page(**options):
+    def open_page(script="", **options):
         page = browser.new_page(**options)
+        page.add_init_script(script)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: said.append(request.url))
@@ -169,6 +170,152 @@ def test_every_way_in(opened, images, tmp_path, width, scheme):
     (tmp_path / "text.png").write_text("no picture")
     page.set_input_files("#file", str(tmp_path / "text.png"))
     page.wait_for_function("() => document.getElementById('said').textContent.includes('not a picture')")
+
+
+LARGE = {"24 megapixels": (5712, 4284), "48 megapixels": (8064, 5952), "panorama": (16000, 2000)}
+PHONE = """for (const Kind of [CanvasRenderingContext2D, OffscreenCanvasRenderingContext2D]) {
+const real = Kind.prototype.getImageData;
+Kind.prototype.getImageData = function (...a) {
+  const { width, height } = this.canvas, fits = width * height <= 16777216 && Math.max(width, height) <= 8192;
+  return fits ? real.apply(this, a) : new ImageData(a[2], a[3]); }; }"""
+RANDOM = """for (const Kind of [CanvasRenderingContext2D, OffscreenCanvasRenderingContext2D]) {
+const real = Kind.prototype.getImageData;
+Kind.prototype.getImageData = function (...a) {
+  const found = real.apply(this, a);
+  for (let i = 0; i < found.data.length; i++) found.data[i] = i % 4 === 3 ? 255 : NOISE;
+  return found; }; }"""
+
+
+SLOW = """() => { const real = createImageBitmap; window.decoded = 0;
+window.createImageBitmap = async (blob) => { const found = await real(blob);
+if (blob.size > 100000) { await new Promise((next) => setTimeout(next, 300)); window.decoded++; } return found; }; }"""
+
+
+def state(page):
+    """Returns what the page says: the result, the note of the conversion, and mistakes."""
+    return page.evaluate("() => ['result', 'note', 'said'].map((id) => document.getElementById(id).textContent)")
+
+
+@pytest.fixture(scope="module")
+def files(images, tmp_path_factory):
+    """Pictures of one boot, small and as phones take them."""
+    folder = tmp_path_factory.mktemp("files")
+    picture = paint(images[0][0].numpy(), (0, 0, 0), (255, 255, 255))
+    picture.save(folder / "small.jpg")
+    for name, size in LARGE.items():
+        picture.convert("L").resize(size, Image.Resampling.NEAREST).save(folder / f"{name}.jpg")
+    return folder
+
+
+def choose(page, file):
+    page.set_input_files("#file", str(file))
+
+
+def is_shown(page, note="light background: inverted"):
+    page.wait_for_function("(note) => document.getElementById('note').textContent === note", arg=note, timeout=60_000)
+
+
+def test_pictures_of_phones_are_reduced_to_their_canvas(opened, place, files):
+    page, model = opened(PHONE), predictor(place)
+    for name in LARGE:
+        choose(page, files / f"{name}.jpg")
+        is_shown(page)
+        expected = model.classify(files / f"{name}.jpg")
+        assert expected.note == "light background: inverted"
+        assert state(page)[0].startswith(f"{expected.name}, "), name
+        page.click("#clear")
+        is_shown(page, "nothing but background")
+
+
+def test_the_last_choice_is_shown(opened, images, files, tmp_path):
+    page = opened()
+    paint(images[1][0].numpy(), (255, 255, 255), (0, 0, 0)).save(tmp_path / "last.png")
+    choose(page, tmp_path / "last.png")
+    is_shown(page, "dark background: kept")
+    alone = state(page)
+    page.evaluate(SLOW)
+    for action, left in (
+        (lambda: choose(page, tmp_path / "last.png"), alone),
+        (lambda: page.click("#clear"), ["Nothing to see yet", "nothing but background", ""]),
+        (lambda: page.click("#examples button:nth-child(10)"), None),
+    ):
+        choose(page, files / "24 megapixels.jpg")
+        action()
+        page.wait_for_function("() => window.decoded === 1")
+        page.wait_for_timeout(100)
+        page.evaluate("window.decoded = 0")
+        assert left is None or state(page) == left
+        assert "inverted" not in state(page)[1]
+    page.evaluate("""() => { navigator.mediaDevices.getUserMedia = async () => {
+await new Promise((next) => setTimeout(next, 200)); window.decoded = 1; return draw.captureStream(); }; }""")
+    page.click("#camera")
+    choose(page, tmp_path / "last.png")
+    page.wait_for_function("() => window.decoded === 1")
+    page.wait_for_timeout(300)
+    assert state(page) == alone, "a camera that starts late"
+    assert page.get_attribute("#camera", "aria-pressed") == "false"
+
+
+def test_one_pointer_draws_with_the_main_button(opened):
+    page = opened()
+    white = """([x, width]) => [...document.getElementById('draw').getContext('2d').getImageData(x, 0, width, 280).data]
+    .filter((value, i) => i % 4 === 0 && value > 100).length"""
+    box = page.locator("#draw").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down(button="right")
+    page.mouse.up(button="right")
+    assert page.evaluate(white, [0, 280]) == 0
+    page.evaluate("""() => { const draw = document.getElementById('draw'), held = new Set();
+draw.setPointerCapture = (id) => held.add(id); draw.hasPointerCapture = (id) => held.has(id);
+draw.addEventListener('pointerup', (event) => held.delete(event.pointerId)); }""")
+
+    def touch(kind, pointer, x, y):
+        event = {"pointerId": pointer, "clientX": box["x"] + x, "clientY": box["y"] + y, "pointerType": "touch"}
+        page.evaluate(
+            """([kind, event]) => document.getElementById('draw').dispatchEvent(new PointerEvent(kind, event))""",
+            [kind, event | {"button": 0, "buttons": 1, "bubbles": True, "isPrimary": pointer == 1}],
+        )
+
+    touch("pointerdown", 1, 60, 60)
+    touch("pointerdown", 2, 220, 60)
+    for y in range(80, 230, 20):
+        touch("pointermove", 1, 60, y)
+        touch("pointermove", 2, 220, y)
+    assert page.evaluate(white, [40, 40]) > 1000
+    assert page.evaluate(white, [100, 180]) == 0
+    touch("pointerup", 1, 60, 220)
+    touch("pointerdown", 2, 220, 60)
+    assert page.evaluate(white, [100, 180]) > 100
+
+
+@pytest.mark.parametrize("noise", ["(Math.random() * 256) | 0", "255"])
+def test_a_browser_that_hides_pixels_is_named(opened, files, noise):
+    page = opened(RANDOM.replace("NOISE", noise))
+    assert "random pixels" in state(page)[2]
+    choose(page, files / "small.jpg")
+    page.wait_for_timeout(300)
+    assert state(page)[0] == "Nothing to see yet"
+    assert "random pixels" in state(page)[2]
+
+
+def test_weak_noise_does_no_harm(opened, place, files):
+    page = opened(RANDOM.replace("NOISE", "found.data[i] ^ (Math.random() < 0.5)"))
+    choose(page, files / "small.jpg")
+    is_shown(page)
+    assert state(page)[0].startswith(f"{predictor(place).classify(files / 'small.jpg').name}, ")
+
+
+def test_older_browsers_have_no_offscreen_canvas(opened, files):
+    page = opened("delete window.OffscreenCanvas")
+    choose(page, files / "small.jpg")
+    is_shown(page)
+
+
+def test_what_is_dragged_from_another_page_is_named(opened):
+    page = opened()
+    page.evaluate("""() => { const data = new DataTransfer(); data.setData("text/uri-list", "https://example.org/a.jpg");
+document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })); }""")
+    assert "save the picture first" in state(page)[2]
 
 
 def test_names_of_classes_are_text(place):
