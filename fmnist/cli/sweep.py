@@ -1,8 +1,6 @@
 """``sweep``: hyperparameter search from one file, which can be stopped, repeated and continued."""
 
 import shlex
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,19 +30,11 @@ def run(description: str, argv: Sequence[str]) -> None:
     args, options = parser.parse_known_args([*argv])
     plan, folder = read_plan(args.file), Path(LOGS) / args.file.stem
     _check_options(plan, options)
-    _stop_on_signals()
     open_sweep(folder, plan.record(options))
     try:
         Sweep(plan, folder, options, args.test, lambda trial: _print_trial(trial, plan)).run()
     finally:
         _print_best(plan, folder, options)
-
-
-def _stop_on_signals() -> None:
-    """Makes a sweep stop its run when it is terminated or its terminal is closed, but for ``nohup``."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: sys.exit(143))
 
 
 def _check_options(plan: Plan, options: Sequence[str]) -> None:
