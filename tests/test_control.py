@@ -140,6 +140,15 @@ def test_cells_that_stay_as_they_are(value):
 @pytest.mark.parametrize("value", ["=1+1", "+a", "-a", "@a", "＝1+1", "\t=1", "\r=1", "-1+1"])  # noqa: RUF001
 def test_cells_that_would_be_formulas(value, tmp_path):
     write_rows([{value: value}], tmp_path / "t.csv")
-    rows = [*csv.reader(io.StringIO((tmp_path / "t.csv").read_text()))]
+    rows = [*csv.reader(io.StringIO((tmp_path / "t.csv").read_text("utf-8-sig")))]
     assert rows == [[table_cell(value)]] * 2
     assert rows[0][0].startswith(("'", "\\u"))
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_columns_of_a_test_are_straight_with_names_of_any_script(long):
+    figures = {"precision": 0.5, "recall": 0.25, "f1": 1 / 3, "support": 1000}
+    names = ["0", "连衣", "コート", "T-shirt/top"][: 4 if long else 2]
+    lines = class_table({"classes": [{"name": name, **figures} for name in names]})
+    ends = [len(line) + sum(ord(letter) > 0x2E80 for letter in line) for line in lines]
+    assert len({*ends}) == 1

@@ -5,18 +5,20 @@ import pytest
 import torch
 
 from fmnist import UserError
-from fmnist.inference.predictions import check_output, describe, label_rows, write_rows
+from fmnist.inference.predictions import check_output, label_rows, make_rows, write_rows
+from fmnist.model.trained import Output
 
 NAMES = ["cat", 'dog, "big"', "föhn"]
 
 
 def rows():
     probabilities = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.25, 0.25]])
-    return label_rows(probabilities, torch.tensor([1, 2]), NAMES)
+    return label_rows(Output(probabilities.log(), probabilities, None), torch.tensor([1, 2]), NAMES)
 
 
 def test_a_prediction_as_plain_values():
-    (found,) = describe(torch.tensor([[0.125, 0.75, 0.0625]]), NAMES)
+    shares = torch.tensor([[0.125, 0.75, 0.0625]])
+    (found,) = make_rows(Output(shares.log(), shares, None), NAMES)
     name = NAMES[1]
     probabilities = {"p(cat)": 0.125, f"p({name})": 0.75, "p(föhn)": 0.0625}
     assert found == {"predicted": name, "probability": 0.75, **probabilities, "typicality": None}
@@ -24,7 +26,7 @@ def test_a_prediction_as_plain_values():
 
 def test_csv(tmp_path):
     write_rows(rows(), tmp_path / "out.csv")
-    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "out.csv").open(encoding="utf-8-sig") as file:
         found = list(csv.DictReader(file))
     assert [row["index"] for row in found] == ["0", "1"]
     assert found[0]["predicted"] == NAMES[1]
@@ -56,3 +58,12 @@ def test_failure_in_the_middle_leaves_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_rows(broken(), tmp_path / "out.csv")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "mark"), [("Bag", b""), ("包", b"\xef\xbb\xbf"), ("Sac à main", b"\xef\xbb\xbf")])
+def test_a_spreadsheet_is_told_the_encoding_where_it_matters(tmp_path, name, mark):
+    write_rows([{"index": 0, "predicted": "Bag"}, {"index": 1, "predicted": name}], tmp_path / "a.csv")
+    content = (tmp_path / "a.csv").read_bytes()
+    assert content == mark + f"index,predicted\n0,Bag\n1,{name}\n".encode()
+    write_rows([{"index": 1, "predicted": name}], tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes()[:1] == b"{"

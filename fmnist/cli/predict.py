@@ -16,6 +16,7 @@ from fmnist.inference.predictor import Predictor
 from fmnist.inference.stream import classify_files, find_pictures
 from fmnist.runs.checkpoint import load_members
 from fmnist.runs.tables import percent
+from fmnist.text import display_width, pad
 
 EXAMPLE = "fmnist predict --images photos --output predictions.csv"
 TRAINER_OPTIONS = ("--trainer.", "--data.", "--model.", "--seed_everything")
@@ -95,7 +96,7 @@ def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
     error = sys.stderr if output == STDOUT else None
     rows = classify_files(predictor, paths, seen, why, failed, empty)
     if output is None:
-        width = min(40, max(map(len, paths)))
+        width = min(40, max(map(display_width, paths)))
         for row in rows:
             say(_line(row, width))
     else:
@@ -111,10 +112,10 @@ def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
 def _line(row: dict[str, Any], width: int) -> str:
     """Writes the three most probable classes of a picture, aligned with those of others."""
     best = sorted(((value or 0, name[2:-1]) for name, value in row.items() if name.startswith("p(")), reverse=True)[:3]
-    longest = max(len(name) - 3 for name in row if name.startswith("p("))
-    classes = "  ".join(f"{name:{longest}} {percent(value):>8}" for value, name in best)
+    longest = max(display_width(name[2:-1]) for name in row if name.startswith("p("))
+    classes = "  ".join(f"{pad(name, longest)} {percent(value):>8}" for value, name in best)
     known = classes if row["predicted"] else row["error"] or "no class"
-    return f"{row['path']:{width}}  {known}  {row['note'] or ''}".rstrip()
+    return f"{pad(row['path'], width)}  {known}  {row['note'] or ''}".rstrip()
 
 
 def print_written(output: Path, count: int) -> None:

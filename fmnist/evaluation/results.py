@@ -15,6 +15,7 @@ from fmnist.evaluation.scores import score_classes, wilson_interval
 from fmnist.files import digest_file, read_text
 from fmnist.runs.folder import run_folder
 from fmnist.runs.tables import Metrics, percent
+from fmnist.text import display_width, pad
 
 
 def measure(
@@ -89,11 +90,11 @@ def summarize(members: list[Metrics]) -> Metrics:
 def member_table(metrics: Metrics) -> list[str]:
     """Returns the figures of an ensemble's members, and their mean, as lines of a table."""
     members, mean, std = metrics["members"], metrics["members_mean"], metrics["members_std"]
-    width = max(len(member["checkpoint"]) for member in members)
+    width = max(display_width(member["checkpoint"]) for member in members)
     spread = ", ".join(f"{name} {mean[name]:.4f} ± {std[name]:.4f}" for name in ("nll", "ece"))
     return [
         *(
-            f"{member['checkpoint']:{width}}  acc {percent(member['acc'])}  nll {member['nll']:.4f}"
+            f"{pad(member['checkpoint'], width)}  acc {percent(member['acc'])}  nll {member['nll']:.4f}"
             f"  ece {member['ece']:.4f}"
             for member in members
         ),
@@ -119,12 +120,9 @@ def headline(metrics: Metrics) -> list[str]:
 
 def class_table(metrics: Metrics) -> list[str]:
     """Returns precision, recall and F1 of every class as lines of a table."""
-    width = max(len(row["name"]) for row in metrics["classes"])
-    columns = ("precision", "recall", "f1")
-    return [
-        f"{'class':{width}}{''.join(f'{column:>11}' for column in columns)}  support",
-        *(
-            f"{row['name']:{width}}{''.join(f'{percent(row[column]):>11}' for column in columns)}  {row['support']:7,}"
-            for row in metrics["classes"]
-        ),
-    ]
+    width = max(map(display_width, ["class", *(row["name"] for row in metrics["classes"])]))
+    lines = [f"{'class':{width}}  precision     recall         f1  support"]
+    for row in metrics["classes"]:
+        shares = "".join(f"{percent(row[column]):>11}" for column in ("precision", "recall", "f1"))
+        lines.append(f"{pad(row['name'], width)}{shares}  {row['support']:7,}")
+    return lines

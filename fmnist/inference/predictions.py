@@ -1,5 +1,6 @@
 """Predictions as a table: CSV or JSON Lines, by the ending of the file."""
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +65,8 @@ def label_rows(
 def write_rows(rows: Iterable[Row], path: Path) -> None:
     """Writes rows of equal keys, one at a time, into a file that appears when it is complete.
 
+    CSV with letters beyond ASCII begins with UTF-8's mark, without which spreadsheets take it for another encoding.
+
     Args:
         rows: At least one.
         path: A file that ends in ``.csv`` or ``.jsonl``; ``-`` for standard output, as JSON Lines.
@@ -73,15 +76,19 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
             print(_json(row))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(_json(row) + "\n" for row in rows)
-            return
-        writer = csv.writer(file, lineterminator="\n")
-        for number, row in enumerate(rows):
-            if number == 0:
-                writer.writerow(map(table_cell, row))
-            writer.writerow(map(table_cell, row.values()))
+    with atomic_path(path) as part:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                file.writelines(_json(row) + "\n" for row in rows)
+                return
+            writer = csv.writer(file, lineterminator="\n")
+            for number, row in enumerate(rows):
+                if number == 0:
+                    writer.writerow(map(table_cell, row))
+                writer.writerow(map(table_cell, row.values()))
+        content = part.read_bytes()
+        if not content.isascii():
+            part.write_bytes(codecs.BOM_UTF8 + content)
 
 
 def _json(row: Row) -> str:
