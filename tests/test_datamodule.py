@@ -99,6 +99,48 @@ def test_split_of_unequal_classes_keeps_their_shares():
     assert (counts - torch.tensor([70, 20, 10, 0])).abs().max() <= 1
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"val_size": 200},
+        {"val_size": 0.5},
+        {"fold": "2/5"},
+        {"split_seed": 1},
+        {"class_map": {"Sneaker": "Shoe", "Sandal": "Shoe"}},
+        {"batch_size": 32},
+        {"source": FashionMNIST("elsewhere")},
+    ],
+    ids=str,
+)
+def test_settings_that_are_changed_after_the_first_setup_are_obeyed(make, changed):
+    data, fresh = make(), make(**changed)
+    for name, value in changed.items():
+        setattr(data, name, value)
+    data.setup()
+    assert data.split_digest == fresh.split_digest
+    assert torch.equal(data.val_set.labels, fresh.val_set.labels)
+    assert torch.equal(data.test_set.labels, fresh.test_set.labels)
+    assert len(next(iter(data.train_dataloader()))[0]) == len(next(iter(fresh.train_dataloader()))[0])
+    kept = data.train_set
+    data.setup()
+    assert data.train_set is kept, "what has not been changed is not read again"
+
+
+def test_a_class_map_that_is_changed_in_place_is_obeyed(make):
+    data = make(class_map={"Sneaker": "Shoe"})
+    data.class_map["Sandal"] = "Shoe"
+    data.setup()
+    assert data.train_set.labels.max() == len(data.class_names) - 1 == 8
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("val_size", -1), ("shift", -1), ("fold", "6/5")])
+def test_a_setting_that_is_changed_to_nonsense_is_refused(make, name, value):
+    data = make()
+    setattr(data, name, value)
+    with pytest.raises(UserError, match=f"data.{name}"):
+        data.setup("fit")
+
+
 def test_val_size_0_trains_on_all(make):
     data = make(val_size=0)
     assert len(data.train_set) == 600

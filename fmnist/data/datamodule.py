@@ -1,5 +1,6 @@
 """The data module: images prepared, split, put into batches and augmented."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -68,11 +69,15 @@ class FashionMNISTDataModule(LightningDataModule):
         self.train_set: Images | None = None
         self.val_set: Images | None = None
         self.test_set: Images | None = None
+        self._read_by: Any = None  # the settings that the three sets were read by
+        self._check_settings()
+
+    def _check_settings(self) -> None:
         for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
             value = getattr(self, name)
             check(value >= least, f"data.{name} is {value}: it must be at least {least}")
-        if fold is not None:
-            read_fold(fold)
+        if self.fold is not None:
+            read_fold(self.fold)
 
     @property
     def is_validated(self) -> bool:
@@ -117,7 +122,13 @@ class FashionMNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
+        self._check_settings()  # they can have been changed since the data was read
+        settings = (self.source, deepcopy(describe_data(self)))
+        if settings != self._read_by:
+            self.train_set = self.val_set = self.test_set = None
+            self._read_by = settings
         if stage in ("fit", None):
+            self.epoch = 0
             self.check_batch_size(self.trainer.world_size if self.trainer else 1)
             seed = global_seed()  # of the first process, as all must draw the same order
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
