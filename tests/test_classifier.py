@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from fmnist import MLP, FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError
 from fmnist.data.sampler import EpochSampler
 from fmnist.training.loss import balance
-from fmnist.training.optimization import describe_optimizer, learning_rate_factor
+from fmnist.training.optimization import describe_optimizer, learning_rate_factor, make_optimizer
 
 
 @pytest.fixture
@@ -94,10 +94,27 @@ def test_rare_classes_are_found_with_balanced_weights(fit):
 
 
 def test_optimizer_is_written_down_with_its_settings():
-    found = describe_optimizer(partial(torch.optim.Adam, lr=0.25, betas=(0.5, 0.75)))
+    made = partial(torch.optim.Adam, lr=0.25, betas=(0.5, 0.75))
+    found = describe_optimizer(make_optimizer(made, [torch.nn.Parameter(torch.zeros(1))]))
     assert found["class_path"] == "torch.optim.adam.Adam"
     assert found["init_args"]["lr"] == 0.25
     assert found["init_args"]["betas"] == (0.5, 0.75)
+
+
+def test_settings_that_are_changed_between_two_trainings_are_obeyed_and_written_down(fit):
+    model = ImageClassifier(hidden_dims=[8], class_weights="balanced")
+    fit(model)
+    assert model.class_weights is not None
+    model.optimizer = partial(torch.optim.Adam, lr=0.25)
+    model.hparams.update(lr_schedule="linear", label_smoothing=0.5, class_weights="none")
+    trainer = fit(model)
+    trainer.save_checkpoint("model.ckpt")
+    saved = torch.load("model.ckpt", weights_only=True)["hyper_parameters"]
+    assert isinstance(trainer.optimizers[0], torch.optim.Adam)
+    assert (saved["optimizer"]["class_path"], saved["optimizer"]["init_args"]["lr"]) == ("torch.optim.adam.Adam", 0.25)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == 0
+    assert model.class_weights is None
+    assert trainer.callback_metrics["train/loss"] > 1  # of targets that are half even
 
 
 def test_weight_decay_spares_biases_and_norms(fit):
@@ -303,11 +320,22 @@ def test_a_prediction_between_two_trainings_does_not_change_the_second(fit):
     models = [ImageClassifier(hidden_dims=[16], dropout=0.5, normalization="batch")]
     fit(models[0])
     models.append(deepcopy(models[0]))
-    models[1].eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    models[1].network.eval()(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
     for model in models:
         fit(model)
     for name, tensor in models[0].state_dict().items():
         assert torch.equal(tensor, models[1].state_dict()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
+def test_the_calibration_of_a_first_training_is_not_that_of_a_second(fit):
+    model = ImageClassifier(hidden_dims=[16])
+    fit(model, max_epochs=2)
+    assert model.temperature != 1
+    assert model.typicality.state
+    fit(model, FashionMNISTDataModule(val_size=0))
+    assert model.temperature == 1
+    assert not model.typicality.state
 
 
 @pytest.mark.filterwarnings("ignore:.*module.s. in eval mode at the start of training")

@@ -79,8 +79,10 @@ class CalibratedModule(Evaluator):
             self.conversion = data.source.describe_conversion()
         if stage == "fit":
             self.use_pixel_statistics(*FashionMNIST.pixels)  # where no data module has said otherwise
-            if not self.training:
+            if not self.network.training:
                 self.train()  # Lightning would train a network in the evaluation mode that a prediction has left
+            self.temperature.fill_(1.0)  # it and typicality are of the weights before
+            self._fitted_temperature, self.typicality.state = None, {}
         if self.dtype != torch.get_default_dtype() and self.trainer.precision in ("32-true", "16-mixed", "bf16-mixed"):
             self.to(torch.get_default_dtype())  # from what the trainer before had converted it to
         self.trainer.precision_plugin.convert_module(self)  # before a checkpoint is loaded: 64 bits would be cut to 32

@@ -75,7 +75,6 @@ class ImageClassifier(CalibratedModule):
         # Plain values only, so that every checkpoint loads with weights_only=True.
         self.hparams["hidden_dims"] = list(hidden_dims)
         self.hparams["class_names"] = list(class_names or FashionMNIST.class_names)
-        self.hparams["optimizer"] = describe_optimizer(optimizer)
         self.hparams["network"] = describe_network(network)
         self.hparams["weights"] = None  # those that a checkpoint has are newer
         pretrained = Pretrained(weights) if weights else None
@@ -92,6 +91,8 @@ class ImageClassifier(CalibratedModule):
             pretrained.copy_weights(self.network, self.hparams, network)
         self.class_weights: Tensor | None = None  # float (C,); counted when the data is known
         self.optimizer = optimizer
+        if not isinstance(optimizer, Mapping):  # else it is as a checkpoint describes it
+            self.hparams["optimizer"] = describe_optimizer(make_optimizer(optimizer, self.network.parameters()))
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to logits, float (B, num_classes)."""
@@ -121,6 +122,7 @@ class ImageClassifier(CalibratedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""
         optimizer = make_optimizer(self.optimizer, self.parameters())
+        self.hparams["optimizer"] = describe_optimizer(optimizer)  # another may have been set since
         schedule = (self.hparams["lr_schedule"], self.hparams["warmup_ratio"])
         if schedule == ("constant", 0):
             return optimizer

@@ -27,10 +27,16 @@ def make_optimizer(
     Args:
         factory: Makes an optimizer of groups of parameters, or what ``describe_optimizer`` returned; SGD if None.
         parameters: What is trained.
+
+    Raises:
+        UserError: The optimizer refuses its settings.
     """
     every = list(parameters)
     weights, others = ([p for p in every if (p.ndim > 1) == decayed] for decayed in (True, False))
-    return _as_callable(factory)([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+    try:
+        return _as_callable(factory)([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.optimizer: {error}") from error
 
 
 class ProgressLR(LambdaLR):
@@ -108,29 +114,13 @@ def check_loss(loss: Tensor, epoch: int, optimizer: Optimizer) -> None:
     check(bool(loss.isfinite()), f"{what}: lower --model.optimizer.lr")
 
 
-def describe_optimizer(optimizer: OptimizerCallable | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Describes an optimizer in plain values, by looking at the one it makes.
-
-    Args:
-        optimizer: Makes an optimizer of parameters; a description stays as it is, None is SGD.
-
-    Returns:
-        Its ``class_path`` and ``init_args``, as the command line writes them.
-
-    Raises:
-        UserError: The optimizer refuses its settings.
-    """
-    if isinstance(optimizer, Mapping):
-        return dict(optimizer)
-    try:
-        made = _as_callable(optimizer)([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.optimizer: {error}") from error
-    known = inspect.signature(type(made)).parameters
+def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    """Describes an optimizer as the command line writes it: its ``class_path`` and, as plain values, ``init_args``."""
+    known = inspect.signature(type(optimizer)).parameters
     plain = (bool, int, float, str, list, tuple, type(None))
     return {
-        "class_path": f"{type(made).__module__}.{type(made).__qualname__}",
-        "init_args": {k: v for k, v in made.defaults.items() if k in known and isinstance(v, plain)},
+        "class_path": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
+        "init_args": {k: v for k, v in optimizer.defaults.items() if k in known and isinstance(v, plain)},
     }
 
 
