@@ -330,7 +330,7 @@ def test_a_prediction_between_two_trainings_does_not_change_the_second(fit):
 @pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
 def test_the_calibration_of_a_first_training_is_not_that_of_a_second(fit):
     model = ImageClassifier(hidden_dims=[16])
-    fit(model, max_epochs=2)
+    fit(model, FashionMNISTDataModule(val_size=200), max_epochs=2)
     assert model.temperature != 1
     assert model.typicality.state
     fit(model, FashionMNISTDataModule(val_size=0))
