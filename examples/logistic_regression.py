@@ -61,7 +61,7 @@ class LogisticRegression(LightningModule):
 def draw(points: Tensor, labels: Tensor, lines: dict[int, tuple[float, float, float]], path: Path) -> None:
     """Draws the points, and the line where both classes are equally probable, w1 x1 + w2 x2 + b = 0: darker later."""
     figure, axes = plt.subplots()
-    axes.scatter(*points.T, c=labels, cmap="coolwarm")
+    axes.scatter(*points.T.numpy(), c=labels.numpy(), cmap="coolwarm")
     for step, (w1, w2, b) in lines.items():
         axes.axline((0, -b / w2), slope=-w1 / w2, color="black", alpha=0.1 + 0.9 * step / max(lines))
     axes.set(title=f"the line every 20 steps, from 0 (light) to {max(lines)} (dark)", xlim=(-5, 7), ylim=(-5, 7))
