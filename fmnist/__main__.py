@@ -1,7 +1,7 @@
-"""Entry point: ``python -m fmnist VERB`` and the console script ``fmnist``.
+"""Entry point: ``python -m fmnist COMMAND`` and the console script ``fmnist``.
 
-It picks the verb before anything heavy is imported, and turns errors into exit codes: 0 done,
-2 the user can mend it, 130 Ctrl-C, 143 SIGTERM. ``FMNIST_DEBUG=1`` shows tracebacks.
+It picks the command before anything heavy is imported, and turns errors into exit codes: 0 done,
+2 the user can fix it, 130 Ctrl-C, 143 SIGTERM. ``FMNIST_DEBUG=1`` shows tracebacks.
 """
 
 import os
@@ -22,17 +22,17 @@ from fmnist import __version__
 from fmnist.errors import PlaceError, UserError
 from fmnist.text import plain
 
-# Each verb with its file in cli/ and what it does
-VERBS = {
-    "fit": ("command", "train a model, or continue a training"),
+# Each command with its file in cli/ and what it does
+COMMANDS = {
+    "fit": ("command", "train a model, or continue a run"),
     "validate": ("command", "evaluate a trained model on the validation images"),
     "test": ("command", "evaluate a trained model on the official test images"),
-    "predict": ("command", "classify pictures or the test images, into a file or on the screen"),
+    "predict": ("command", "classify your pictures, or the test images"),
     "prepare": ("prepare", "fetch and verify the data, and describe it"),
-    "export": ("export", "write a trained model as a file that needs neither fmnist nor torch: ONNX, or a page"),
-    "serve": ("serve", "show a trained model as a page, and classify what is sent to it"),
-    "sweep": ("sweep", "run many trainings from one file, and go on after anything"),
-    "audit": ("audit", "find labels that look wrong, by runs that have shared the training images"),
+    "export": ("export", "export a trained model as ONNX or as a web page"),
+    "serve": ("serve", "serve a trained model: web page and HTTP API"),
+    "sweep": ("sweep", "run a hyperparameter search from one file; resumable"),
+    "audit": ("audit", "find labels that look wrong, by a cross-validation sweep"),
     "compare": ("compare", "show all runs in one table"),
 }
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, place_code: int = 2) -> int:
     """Runs one command.
 
     Args:
-        argv: The words after the program's name; those of the process if not given.
+        argv: Arguments; those of the process if not given.
         place_code: Exit code of a ``PlaceError``, by which a sweep knows it.
 
     Returns:
@@ -64,9 +64,7 @@ def main(argv: Sequence[str] | None = None, place_code: int = 2) -> int:
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
         what = f"{name.removeprefix('./') or 'reading or writing failed'}: {error.strerror or error}"
-        return _complain(
-            f"{what}; make sure that the place exists, that you may use it, and that the disk has room", place_code
-        )
+        return _complain(what, place_code)
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
@@ -74,48 +72,48 @@ def main(argv: Sequence[str] | None = None, place_code: int = 2) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
+    command, *rest = argv or ["--help"]
+    if command in ("-h", "--help"):
         print(_help())
-    elif argv[0] == "--version":
+    elif command == "--version":
         print(f"fmnist {__version__}")
-    elif argv[0] in VERBS:
-        verb, (file, description) = argv[0], VERBS[argv[0]]
+    elif command in COMMANDS:
+        file, description = COMMANDS[command]
         if threading.current_thread() is threading.main_thread():
-            if verb != "fit":
-                signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; a training is stopped by Lightning
+            if command != "fit":
+                signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up; `fit` is stopped by Lightning
             if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not so under nohup
                 signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-        words = import_module("fmnist.cli.plain").find_configs(verb, argv[1:])
         if file != "command":
-            import_module(f"fmnist.cli.{file}").run(description, words)
-        elif not (verb == "predict" and _predict_pictures(description, words)):
-            import_module("fmnist.cli.command").run(verb, description, words)
+            import_module(f"fmnist.cli.{file}").run(description, rest)
+        elif not (command == "predict" and _predict_pictures(description, rest)):
+            import_module("fmnist.cli.command").run(command, description, rest)
     else:
-        near = difflib.get_close_matches(argv[0], VERBS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(VERBS)}"
-        raise UserError(f"there is no verb '{argv[0]}': {hint}")
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command '{command}': {hint}")
     return 0
 
 
-def _predict_pictures(description: str, words: list[str]) -> bool:
+def _predict_pictures(description: str, argv: list[str]) -> bool:
     """Classifies pictures, if there are some: without Lightning, whose import takes seconds."""
-    asks_for_help = {"-h", "--help"} & {*words}  # of which the trainer's has all options
-    if asks_for_help or not any(word.startswith("--images") for word in words):
+    asks_for_help = {"-h", "--help"} & {*argv}  # of which the trainer's has all options
+    if asks_for_help or not any(argument.startswith("--images") for argument in argv):
         return False
-    import_module("fmnist.cli.predict").run(description, words)
+    import_module("fmnist.cli.predict").run(description, argv)
     return True
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:10}{text}" for verb, (_, text) in VERBS.items())
-    return f"""usage: fmnist VERB [options]
+    commands = "\n".join(f"  {command:10}{text}" for command, (_, text) in COMMANDS.items())
+    return f"""usage: fmnist COMMAND [options]
 
-Classifies images of clothing with a multilayer perceptron.
+Trains and uses an image classifier for Fashion-MNIST, or for your own pictures.
 
-verbs:
-{verbs}
+commands:
+{commands}
 
-'fmnist VERB --help' shows the options of a verb. Start with:
+'fmnist COMMAND --help' shows the options of a command. Start with:
   python -m fmnist fit --config configs/mlp.yaml"""
 
 

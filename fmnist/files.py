@@ -8,6 +8,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,20 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except (RuntimeError, ValueError):
         return Path(path)
+
+
+def find_config(name: str, folder: str = "configs") -> Traversable:
+    """Finds a configuration: a file, or one of the package's own, which are named without a path.
+
+    Args:
+        name: What the user has written; a file of this name comes before one of the package.
+        folder: Folder of the package, ``configs`` or ``configs/sweeps``.
+    """
+    here, package = expand(name), files("fmnist")
+    roots = (package, Path(str(package)).parent)  # in a checkout they are one folder up
+    known = (root.joinpath(*folder.split("/"), name) for root in roots)
+    bundled = name.endswith(".yaml") and not {*name} & {"/", "\\"} and not here.exists()
+    return next((path for path in known if bundled and path.is_file()), here)
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -152,14 +168,14 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Reads a small text file, in UTF-8, that anybody may have made.
+    """Reads a small text file, in UTF-8 with or without its mark, that anybody may have made.
 
     Raises:
         OSError: There is no such file, or it cannot be read.
         DamagedError: It is not a regular file, is not text, or is larger than 1 MB.
     """
     try:
-        return read_bytes(path, MAX_BYTES).decode("utf-8")
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DamagedError(f"{path.name} is not text ({error})") from error
 

@@ -84,7 +84,7 @@ def test_a_validation_part_is_no_fold(small_data, tmp_path, monkeypatch, cli):
 
 def test_other_verbs_take_a_fold(workplace, cli):
     assert "validation      120 images" in cli("prepare", "--data.fold", "5/5")[1]
-    words = ("--data.fold=2/3", "--data.val_size=0", "--model.hidden_dims=8", "--trainer.max_epochs=1")
+    words = ("--data.fold=2/3", "--data.val_size=0", "--model.hidden_dims=[8]", "--trainer.max_epochs=1")
     assert cli("fit", *words)[0] == 0
     assert (workplace / "lightning_logs/version_0/metrics.csv").read_text().splitlines()[1].split(",")[-1]
     assert cli("validate")[::2] == (0, "")
@@ -111,7 +111,7 @@ def trained(real_root, tmp_path_factory):
         for number in range(1, FOLDS + 1):
             trial = folder / "folds" / f"trial_{number:03}"
             options = [f"--data.fold={number}/{FOLDS}", f"--trainer.default_root_dir={trial}"]
-            assert main(["fit", *words, "--model.hidden_dims=32", *options]) == 0
+            assert main(["fit", *words, "--model.hidden_dims=[32]", *options]) == 0
             (trial / "trial.json").write_text(json.dumps({"point": {}}))
         left = trial / "lightning_logs/version_0"
         left.rename(left.with_name("version_1"))
@@ -203,7 +203,7 @@ def test_pictures_are_named_by_their_files(small_data, tmp_path, monkeypatch, cl
         Image.fromarray(images[number, 0].numpy()).save(path)
     words = ("--data.source=ImageFolder", "--data.source.folder=photos", "--data.source.test_size=0")
     for fold in ("1/2", "2/2"):
-        options = ("--data.fold", fold, "--model.hidden_dims=8", "--trainer.max_epochs=1", "--trainer.logger=false")
+        options = ("--data.fold", fold, "--model.hidden_dims=[8]", "--trainer.max_epochs=1", "--trainer.logger=false")
         assert cli("fit", *words, *options)[0] == 0
     code, out, err = cli("audit", "lightning_logs")
     assert (code, err) == (0, "")

@@ -49,7 +49,7 @@ def test_own_data_reads_twice(run, real_root):
 
 def test_audit_plants_and_finds(run, small_data, tmp_path):
     FashionMNIST("data").prepare()
-    out = run("audit", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=8")
+    out = run("audit", "--images=300", "--epochs=1", "--picture=labels.png", "--model.hidden_dims=[8]")
     assert out.count("300 images, fold ") == 10
     planted, published = ([cell.strip() for cell in line.split("|")[1:4]] for line in out.splitlines()[-2:])
     assert planted[:2] == ["300", "6"]

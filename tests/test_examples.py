@@ -80,12 +80,13 @@ def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents)
 
 
 def test_flags_of_the_mlp_beside_a_network(examples, cli):
-    code, _, err = cli("fit", *NAMED, "--model.hidden_dims", 8)
+    code, _, err = cli("fit", *NAMED, "--model.hidden_dims", "[8]")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--model.hidden_dims is of the MLP, not of examples.convnet.ConvNet" in err
+    assert "--model.hidden_dims is a setting of the MLP, not of examples.convnet.ConvNet" in err
     little = ("--data.val_size", 100, "--trainer.max_epochs", 1)
     out = run(cli, "fit", "--config", ROOT / "configs/mlp-small.yaml", *NAMED, *little)
-    assert "notice: hidden_dims, normalization of the configuration are of the MLP" in out
+    for name in ("hidden_dims", "normalization"):
+        assert f"note: model.{name} is a setting of the MLP, not of examples.convnet.ConvNet, and is not used" in out
     assert "112" not in (RUN / "config.yaml").read_text(), "they are not kept"
     assert "of the MLP" not in run(cli, "fit", "--config", RUN / "config.yaml", "--trainer.max_epochs", 1)
     kept = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
@@ -126,7 +127,7 @@ def test_arrays_of_keras_and_tables_of_kaggle(examples, cli, small_contents, end
             np.savetxt(f"{part}.csv", table, fmt="%d", delimiter=",", header=head, comments="")
         words = ["--data.source.train", "train.csv", "--data.source.test", "t10k.csv"]
     source = ("--data.source", "examples.npz.Arrays", *words)
-    same = ("--data.val_size", 100, "--model.hidden_dims", 8, "--trainer.max_epochs", 1)
+    same = ("--data.val_size", 100, "--model.hidden_dims", "[8]", "--trainer.max_epochs", 1)
     run(cli, "fit", *source, *same, "--model.mean", FashionMNIST.pixels[0], "--model.std", FashionMNIST.pixels[1])
     run(cli, "fit", *same)
     tables = [Path(f"lightning_logs/version_{number}/metrics.csv").read_text() for number in (0, 1)]
@@ -138,7 +139,7 @@ def test_arrays_of_keras_and_tables_of_kaggle(examples, cli, small_contents, end
 
 def test_a_metric_of_ones_own_is_in_the_table(examples, cli):
     callback = ("--trainer.callbacks+=examples.callback.WorstClass",)
-    run(cli, "fit", *callback, "--data.val_size", 100, "--model.hidden_dims", 8, "--trainer.max_epochs", 3)
+    run(cli, "fit", *callback, "--data.val_size", 100, "--model.hidden_dims", "[8]", "--trainer.max_epochs", 3)
     rows = read_history(RUN)
     assert all(0 <= row["val/worst_class_acc"] <= row["val/acc"] for row in rows)
     run(cli, "fit", "--ckpt_path", "last", "--trainer.max_epochs", 4)
@@ -147,7 +148,7 @@ def test_a_metric_of_ones_own_is_in_the_table(examples, cli):
 
 
 def test_a_training_begins_with_the_weights_of_another(examples, cli):
-    little = ("--data.val_size", 100, "--model.hidden_dims", 16, "--trainer.max_epochs", 1)
+    little = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 1)
     run(cli, "fit", *little, "--name", "base")
     first = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     out = run(cli, "fit", *little, "--model.weights", "base", "--model.optimizer.lr", 0)
@@ -164,7 +165,7 @@ def test_a_training_begins_with_the_weights_of_another(examples, cli):
     (RUN / "checkpoints/best.ckpt").unlink()
     run(cli, "fit", "--ckpt_path", "version_1", "--trainer.max_epochs", 2)
     run(cli, "test", "--ckpt_path", "version_1")
-    code, _, err = cli("fit", "--model.weights", "version_1", "--model.hidden_dims", 8, *little[:2])
+    code, _, err = cli("fit", "--model.weights", "version_1", "--model.hidden_dims", "[8]", *little[:2])
     assert (code, err.count("\n")) == (2, 1)
     assert "is of another network: give this one the same, --model.hidden_dims [16]" in err
     Path("bad.ckpt").write_text("text")

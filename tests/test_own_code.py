@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmnist import ImageClassifier, UserError, load
-from fmnist.cli.start import Start
+from fmnist.cli.start import Given, Option, Start
 from fmnist.model.network import describe_network
 from fmnist.names import import_code
 
@@ -171,7 +171,7 @@ def test_what_a_source_was_given_is_named_again(own_code, cli):
 
 
 def test_a_transform_may_be_a_class(own_code):
-    start = Start("predict", [], Path(), named={"transform": "mine.Darker"})
+    start = Start("predict", Given([], [], [Option("transform", "mine.Darker", True)]))
     from PIL import Image
 
     assert start.transform(Image.new("L", (1, 1), 80)).getpixel((0, 0)) == 40

@@ -19,7 +19,7 @@ def test_letters_that_no_font_has_are_said(workplace, cli, monkeypatch):
     classes = '{"Bag": "$包$", "Coat": "外套"}'
     code, out, err = cli("prepare", "--data.val_size", 100, "--data.class_map", classes, "--show", "samples.png")
     assert (code, err) == (0, "")
-    assert "notice: this machine has no font for some letters of the names" in out
+    assert "note: this machine has no font for some letters of the names" in out
 
 
 def test_samples_are_light_on_black(tmp_path):

@@ -209,7 +209,8 @@ def test_a_checkpoint_that_does_not_say_its_data_is_refused(run, cli):
         code, _, err = cli(command, "--ckpt_path", "silent.ckpt")
         assert (code, err.count("\n")) == (2, 1)
         assert "silent.ckpt does not say what data it was trained on: name it, with --data.source" in err
-        assert cli(command, "--ckpt_path", "silent.ckpt", "--data.source=FashionMNIST", "--data.val_size=100")[0] == 0
+        size = ["--data.val_size=100"] if command == "validate" else []
+        assert cli(command, "--ckpt_path", "silent.ckpt", "--data.source=FashionMNIST", *size)[0] == 0
 
 
 def test_modules_in_the_current_folder_replace_nothing(workplace):

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
 
-from fmnist.cli.plain import CONFIGS, find_configs
+from fmnist.files import find_config
 from fmnist.sweep.plan import read_plan
 from tests.conftest import ROOT
 
@@ -49,7 +50,7 @@ def test_an_installed_wheel_finds_its_configurations_trains_tests_and_predicts(i
     options = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 300}
     done = subprocess.run([sys.executable, "-c", code], **options)
     shipped = installed / "fmnist" / "configs"
-    assert (done.returncode, done.stderr) == (0, f"mlp.yaml is not here: {shipped / 'mlp.yaml'} is taken\n")
+    assert (done.returncode, done.stderr) == (0, f"--config mlp.yaml: using {shipped / 'mlp.yaml'}\n")
     assert done.stdout.splitlines()[-1] == f"{installed / 'fmnist/__init__.py'} 0 0 0"
     assert (tmp_path / "lightning_logs/version_0/test/report.html").is_file()
     assert yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())["model"]["mixup"] == 0.2
@@ -63,17 +64,20 @@ def test_its_configurations_are_there_once(installed):
     assert len([*installed.rglob("*.yaml")]) == len(names)
 
 
-def test_a_sweep_of_the_package_is_named_without_a_path(capsys, tmp_path, monkeypatch):
+def test_what_is_here_comes_before_what_is_bundled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_configs("sweep", ["seeds.yaml", "--test"]) == [str(CONFIGS / "sweeps" / "seeds.yaml"), "--test"]
-    assert read_plan(CONFIGS / "sweeps" / "seeds.yaml").search
-    assert "seeds.yaml is not here: " in capsys.readouterr().err
+    sweeps = ROOT / "configs" / "sweeps"
+    assert find_config("mlp.yaml") == ROOT / "configs" / "mlp.yaml"
+    assert find_config("seeds.yaml", "configs/sweeps") == sweeps / "seeds.yaml"
+    assert read_plan(sweeps / "seeds.yaml").search
     (tmp_path / "seeds.yaml").touch()
-    assert find_configs("sweep", ["seeds.yaml"]) == ["seeds.yaml"], "what is here comes first"
-    assert capsys.readouterr().err == ""
-    assert find_configs("fit", ["--config", "x" * 300]) == ["--config", "x" * 300]
-    assert find_configs("fit", ["--config=none.yaml", "--name", "mlp.yaml"]) == [
-        "--config=none.yaml",
-        "--name",
-        "mlp.yaml",
-    ]
+    for name in ("seeds.yaml", "none.yaml", "../configs/mlp.yaml", "x" * 300):
+        assert find_config(name, "configs/sweeps") == Path(name)
+
+
+def test_a_zip_of_the_package_has_them(installed, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "fmnist"), "zip", installed, "fmnist")
+    code = "from fmnist.cli.start import read_config; print(read_config('mlp.yaml')['model']['mixup'])"
+    env = {**os.environ, "PYTHONPATH": archive}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0.2\n"), done.stderr

@@ -1,6 +1,5 @@
 """``audit``: labels that look wrong, by the network of the fold that each training image was left out of."""
 
-import argparse
 import statistics
 from collections.abc import Sequence
 from itertools import islice
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fmnist.cli.parser import DEFAULT_SOURCE, Parser
+from fmnist.cli.parser import DEFAULT_SOURCE, Parser, make_data_parser
 from fmnist.cli.screen import quiet
-from fmnist.cli.start import find_start, scan
+from fmnist.cli.start import find_start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.split import read_fold
 from fmnist.devices import find_device
@@ -21,7 +20,7 @@ from fmnist.evaluation.labels import Row, name_image, rank_labels, write_labels
 from fmnist.inference.predictions import write_rows
 from fmnist.runs.checkpoint import load_model
 from fmnist.runs.folder import ended_mark, find_below, locate, newest_run
-from fmnist.runs.settings import SHARED_KEYS, read_settings
+from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import percent
 from fmnist.text import plain
 
@@ -49,8 +48,8 @@ class Fold(NamedTuple):
 def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``audit``, described in a few words, with its arguments."""
     quiet()
-    scan([*argv])
-    parser = _make_parser(description)
+    parser = make_data_parser("audit", description, EXAMPLE, " FOLDER")
+    parser.add_argument("folder", type=str, metavar="FOLDER", help=f"Where the runs are, such as those of {SWEEP}.")
     name = _find_operand(argv)
     if {"-h", "--help"} & {*argv}:
         parser.parse_args([*argv])
@@ -71,18 +70,6 @@ def _find_operand(argv: Sequence[str]) -> str:
     """Finds the folder before the options can be parsed, since their defaults are in its runs; each takes a value."""
     pairs = zip(["", *argv], argv, strict=False)
     return next((word for before, word in pairs if word[:1] != "-" and (before[:1] != "-" or "=" in before)), "")
-
-
-def _make_parser(description: str) -> Parser:
-    text = f"{description[0].upper()}{description[1:]}."
-    parser = Parser(usage="fmnist audit [options] FOLDER", description=text, epilog=f"example: {EXAMPLE}")
-    parser.add_argument("folder", type=str, metavar="FOLDER", help=f"Where the runs are, such as those of {SWEEP}.")
-    parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
-    parser.add_class_arguments(FashionMNISTDataModule, "data")
-    parser.set_defaults(DEFAULT_SOURCE)
-    for key in {*SHARED_KEYS} - {"data"}:  # so that any configuration is accepted, and a network can be named
-        parser.add_argument(f"--{key}", type=dict[str, Any] if key == "model" else Any, help=argparse.SUPPRESS)
-    return parser
 
 
 def find_folds(folder: Path) -> list[Path]:

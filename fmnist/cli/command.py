@@ -1,4 +1,4 @@
-"""LightningCLI for the verbs that need a Trainer. It wires; what a verb does stands in its own file."""
+"""LightningCLI for the commands that need a Trainer. It wires; what a command does is in its own file."""
 
 import os
 from collections.abc import Callable
@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # lightning 2.6 calls deprecated functions
 
+import torch
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from fmnist.cli import evaluate, fit, predict
-from fmnist.cli.failure import explain
-from fmnist.cli.parser import DEFAULT_SOURCE, Parser, as_typed
+from fmnist.cli.parser import CHECKPOINTS, DEFAULT_SOURCE, HELP, Config, Parser, add_trainer_arguments, as_typed
+from fmnist.cli.plain import CHECKPOINT
 from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import find_start, scan
+from fmnist.cli.start import find_start, look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.network import MLP_SETTINGS
-from fmnist.names import describe_code, import_code
+from fmnist.runs.folder import check_name
 from fmnist.training.checkpoints import dump_settings
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.optimization import DEFAULT as DEFAULT_OPTIMIZER
@@ -26,7 +28,7 @@ from fmnist.training.trainer import check_strategy, complete, settle_precision
 
 
 class Verb(NamedTuple):
-    """What the verbs of the Trainer differ in."""
+    """What the commands with a Trainer differ in."""
 
     run: Callable[..., None]
     example: str
@@ -40,208 +42,213 @@ VERBS = {
     "test": Verb(evaluate.test, evaluate.TEST_EXAMPLE, evaluate.add_arguments),
     "predict": Verb(evaluate.predict, predict.EXAMPLE, predict.add_arguments),
 }
+# What libraries raise for a machine or an installation that lacks something, at any time
+LACKING = (MisconfigurationException, ImportError, NotImplementedError, torch.distributed.DistError)
+# What classes raise for the settings they are made with
+REFUSED = (*LACKING, AttributeError, RuntimeError, TypeError, ValueError)
 
 
-def run(verb: str, description: str, argv: list[str]) -> None:
-    """Runs a verb, described in a few words, with what was typed after it."""
+def run(command: str, description: str, argv: list[str]) -> None:
+    """Runs a command, described in a few words, with its arguments."""
     quiet()
     try:
-        Command(verb, description, argv)
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        line = explain(error, verb)
-        if line is None:
+        Command(command, description, argv).run()
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        line = _first_line(error)
+        raise UserError(f"out of memory: take a smaller network or a smaller --data.batch_size: {line}") from error
+    except LACKING as error:
+        raise UserError(_first_line(error)) from error
+    except RuntimeError as error:
+        if not torch.distributed.is_initialized():
             raise
-        raise UserError(line) from error
+        hint = "; continue with: python -m fmnist fit --ckpt_path last" if command == "fit" else ""
+        line = f"another process of this command has ended, or this one cannot go on: {_first_line(error)}"
+        raise UserError(f"{line}{hint}") from error
 
 
 class Command(LightningCLI):
-    """LightningCLI for one verb, with what was found before its options are read.
+    """LightningCLI for one command; its checkpoint is found before its options are parsed.
 
     Args:
-        verb: One of ``VERBS``.
+        command: One of ``VERBS``.
         description: What it does, in a few words.
-        argv: What was typed after it.
+        argv: Its arguments.
     """
 
-    def __init__(self, verb: str, description: str, argv: list[str]) -> None:
-        self.verb = verb
-        self.start = find_start(verb, argv)
-        setattr(self, verb, self._run)  # LightningCLI prefers it to the Trainer's method of this name
-        texts = {"usage": f"fmnist {verb} [options]", "description": f"{description[0].upper()}{description[1:]}."}
+    def __init__(self, command: str, description: str, argv: list[str]) -> None:
+        self.command = command
+        self.start = find_start(command, argv)
+        given = self.start.given.last
+        limits = (given.get("trainer.max_steps", -1), given.get("trainer.max_time"))
+        limited = not {*map(str, limits)} <= {"-1", "None", "null"}
         super().__init__(
             ImageClassifier,
             FashionMNISTDataModule,
             save_config_callback=None,  # the run is claimed with its settings
             trainer_defaults={
-                "max_epochs": 10,
+                "max_epochs": -1 if limited else 10,  # as for Trainer
                 "devices": int(os.environ.get("LOCAL_WORLD_SIZE", 1)),  # what torchrun has started
                 "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE", 1)),
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
             },
             seed_everything_default=42,
-            parser_kwargs={verb: {**texts, "epilog": f"example: {VERBS[verb].example}"}},
+            parser_kwargs={
+                "command": command,
+                "usage": f"fmnist {command} [options]",
+                "description": f"{description[0].upper()}{description[1:]}.",
+                "epilog": f"example: {VERBS[command].example}",
+            },
             parser_class=Parser,
             auto_configure_optimizers=False,
-            args=[verb, *argv],
+            args=argv,
+            run=False,
         )
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Returns this verb alone: building the options of the others would take seconds."""
-        return {self.verb: super().subcommands()[self.verb] | {"verbose", "weights_only", "return_predictions"}}
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Makes the parser, with the options that most people need first."""
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action=Config, help=HELP["config"])
+        checkpoint = CHECKPOINTS.get(self.command, f"{CHECKPOINT}.")
+        parser.add_argument("--ckpt_path", metavar="PATH", type=str, help=checkpoint)
+        VERBS[self.command].add_arguments(parser)
+        return parser
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the settings of model, data and trainer, in the order of ``--help``."""
+        builds = self.command == "fit"  # else the checkpoint says what to build
+        parser.add_class_arguments(ImageClassifier, "model", fail_untyped=False, instantiate=builds)
+        parser.add_lightning_class_args(FashionMNISTDataModule, "data")
+        add_trainer_arguments(parser)
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets the default classes, so that ``--data.source.root X`` works alone, and the data of the checkpoint."""
-        parser.set_defaults({**DEFAULT_SOURCE, "model.optimizer": DEFAULT_OPTIMIZER, **self.start.data})
-        if self.verb == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
-            check(not self.start.has_typed("--model.class_names"), NAMES_OF_DATA)
+        saved = self.start.checkpoint.get("hyper_parameters", {}) if self.command == "fit" else {}
+        model = {f"model.{name}": value for name, value in saved.items() if name not in ("network", "class_names")}
+        parser.set_defaults({**DEFAULT_SOURCE, "model.optimizer": DEFAULT_OPTIMIZER, **model, **self.start.data})
+        if self.command == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
+            check(not self.start.given.has_typed("model.class_names"), NAMES_OF_DATA)
             parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
-        VERBS[self.verb].add_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses the command line; the checkpoint that was found replaces the one that was typed."""
-        start, argv = self.start, [self.verb, *self.start.argv]
-        if start.path.name:
-            argv += ["--ckpt_path", str(start.path) if start.checkpoint else "null"]
-        try:
-            self.config = parser.parse_args(argv)
-        except UnicodeDecodeError as error:
-            raise UserError(f"a configuration file is not text: {error}") from error
-        self._keep_model()
-        trainer = self.config[self.verb].trainer
+        """Parses the arguments, with the checkpoint's values as defaults."""
+        assert isinstance(parser, Parser)
+        self.config = parser.parse_given(self.start.given)
+        trainer, name = self.config.trainer, self.config.get("name")
         trainer.callbacks = as_typed(trainer.callbacks)
         if note := settle_precision(trainer):
             say(note)
-        self._check_flat_flags()
-        seed = self.config[self.verb].seed_everything
+        seed = self.config.seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
-        name = self.config[self.verb].get("name")
-        new = name is None or not start.path.name
-        check(new, f"--name {name} is for a new run: leave it out where one is continued")
+        if name is not None:
+            check(not self.start.path.name, f"--name {name} is for a new run: leave it out where one is continued")
+            check_name(name, self.start.root)
+        if self.config.model.network is not None:
+            self._drop_mlp_settings()
+        if self.command != "fit":
+            self._name_ignored_settings()
 
-    def _check_flat_flags(self) -> None:
-        """Drops the settings of the MLP where there is another network: typed they are a mistake, else a leftover."""
-        model = self.config[self.verb].model
-        if model.network is None:
-            return
-        name, defaults = _name(model.as_dict()["network"]), self._parser(self.verb).get_defaults().model
+    def _drop_mlp_settings(self) -> None:
+        """Refuses settings of the MLP that were typed for another network; those of a configuration are named."""
+        model, defaults = self.config.model, self.parser.get_defaults().model
+        network = _differing(model.as_dict()["network"], None)
         for flag in MLP_SETTINGS:
-            typed = self.start.has_typed(f"--model.{flag}")
-            check(not typed, f"--model.{flag} is of the MLP, not of {name}, whose own are --model.network.SETTING")
-        other = [flag for flag in MLP_SETTINGS if _plain(model[flag]) != _plain(defaults[flag])]
-        if other:
-            say(f"notice: {', '.join(other)} of the configuration are of the MLP: {name} is trained without")
-            for flag in other:
+            what = f"model.{flag} is a setting of the MLP, not of {network}"
+            check(not self.start.given.has_typed(f"model.{flag}"), f"--{what}, whose own are --model.network.SETTING")
+            if _plain(model[flag]) != _plain(defaults[flag]):
+                say(f"note: {what}, and is not used")
                 model[flag] = defaults[flag]
 
-    def _parse_ckpt_path(self) -> None:
-        """Keeps Lightning, whose method this is, from reading the checkpoint and parsing what it says."""
-
-    def _keep_model(self) -> None:
-        """Takes the settings of the model from the checkpoint, as plain values, and names those that were to differ.
-
-        A training goes on with the network and the optimizer of its configuration, which must be the ones that the
-        checkpoint describes. An evaluation builds its model without the parser.
-        """
-        if not self.start.checkpoint:
-            return
-        kept = {"network": None, **self.start.checkpoint["hyper_parameters"]}
-        given, defaults = self.config[self.verb].model.as_dict(), self._parser(self.verb).get_defaults().model.as_dict()
-        kept.pop("weights", None)
-        if self.verb == "fit":
-            kept.pop("class_names")  # those of the data, which are compared
-            self._keep_code(kept, given)
-            plain = {name: value for name, value in kept.items() if name not in ("network", "optimizer")}
-            self.config = self.parser.parse_object({self.verb: {"model": plain}}, self.config)
-        else:
-            self.config[self.verb].model = self._parser(self.verb).get_defaults().model
-            kept.pop("optimizer", None)
-        for name in kept.keys() & given.keys():
-            is_, was = _plain(kept[name]), _plain(given[name])
-            if name == "network" and (self.start.others or is_ is not None):  # it had to be named
-                continue
-            typed = self.start.has_typed(f"--model.{name}")
-            if is_ != was and (typed or was != _plain(defaults[name])):
-                say(f"notice: model.{name} stays {_name(is_)}, as in the checkpoint ({_name(was)} was given)")
-
-    def _keep_code(self, kept: dict[str, Any], given: dict[str, Any]) -> None:
-        """Compares network and optimizer with what the checkpoint describes; numbers stay as they are in there.
-
-        Raises:
-            UserError: It was trained with others.
-        """
-        for part in ("network", "optimizer"):
-            saved, chosen = kept[part], given[part]
-            named = _name(chosen)
-            path = describe_code(import_code(named) if isinstance(named, str) else named) if named else None
-            what = f"{self.start.path} was trained with model.{part} {_name(saved)}, here is {named}"
-            check(_name(saved) == path, f"{what}: a run goes on with its own")
-            for name in _settings(saved).keys() & _settings(chosen).keys():
-                is_, was = _plain(_settings(saved)[name]), _plain(_settings(chosen)[name])
-                if is_ != was:
-                    check(isinstance(is_, int | float | None) and part == "optimizer", f"{what} with another {name}")
-                    self.config[self.verb].model.optimizer.init_args[name] = is_
-                    say(f"notice: model.{part}.{name} stays {is_}, as in the checkpoint ({was} was given)")
-            kept[part] = chosen
+    def _name_ignored_settings(self) -> None:
+        """Prints which settings of the model differ from those of the checkpoint, which decides."""
+        given = {name.split(".")[1] for name in self.start.given.last if name.startswith("model.")}
+        saved = self.start.checkpoint.get("hyper_parameters", {})
+        for name in sorted(given & saved.keys() - {"network", "optimizer", "weights"}):
+            value = self.config.model[name]
+            if value is not None and _plain(value) != _plain(saved[name]):
+                say(f"note: model.{name} is {saved[name]}, as in the checkpoint, not {value}")
 
     def before_instantiate_classes(self) -> None:
-        """Leaves out the weights that a run began with, where it is continued from newer ones.
+        """Writes down the settings of a run, and leaves out weights to start from where a checkpoint has newer ones.
 
         Raises:
             UserError: A configuration names the classes.
         """
-        if self.verb == "fit":
-            check(not self.config.fit.model.get("class_names"), NAMES_OF_DATA)
-            self.config_yaml = dump_settings(self._parser("fit"), self.config.fit)
+        if self.command == "fit":
+            check(not self.config.model.get("class_names"), NAMES_OF_DATA)
+            self.config_yaml = dump_settings(self.parser, self.config)
         if self.start.checkpoint:
-            self.config[self.verb].model.weights = None
+            self.config.model.weights = None
+            for name in ("mean", "std"):  # measured, where they were not given
+                if self.config.model[name] is None:
+                    self.config.model[name] = self.start.checkpoint["hyper_parameters"][name]
+
+    def instantiate_classes(self) -> None:
+        """Builds model, data and trainer; an evaluation builds its model as its checkpoint says.
+
+        Raises:
+            UserError: A class refuses its settings, or a run is to be continued with another model.
+        """
+        try:
+            super().instantiate_classes()
+        except UserError:
+            raise
+        except REFUSED as error:
+            raise UserError(_first_line(error)) from error
+        if self.command != "fit":
+            return
+        for name, saved in self.start.checkpoint.get("hyper_parameters", {}).items():
+            now = self.model.hparams.get(name)
+            same = name in ("class_names", "weights") or _plain(now) == _plain(saved)  # names are compared with data's
+            what = f"{self.start.path} was trained with model.{name} {_differing(saved, now)}"
+            check(same, f"{what}, here is {_differing(now, saved)}: a run goes on with its own")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
-        config = self.config_init[self.verb].trainer
-        arguments, self.trainer_defaults["callbacks"] = complete(config, self.verb == "fit")
+        config = self.config_init.trainer
+        arguments, self.trainer_defaults["callbacks"] = complete(config, self.command == "fit")
         trainer = super().instantiate_trainer(**kwargs, **arguments)
         check_strategy(trainer, config)
         return trainer
 
-    def _run(self, model: ImageClassifier, datamodule: FashionMNISTDataModule, **_: Any) -> None:
-        given = [self.start, self.config_init[self.verb], self.trainer]
-        given += [model, datamodule, self.config_yaml] if self.verb == "fit" else [datamodule]
-        VERBS[self.verb].run(*given)
+    def run(self) -> None:
+        """Does what the command is for."""
+        built = [self.model, self.datamodule, self.config_yaml] if self.command == "fit" else [self.datamodule]
+        VERBS[self.command].run(self.start, self.config_init, self.trainer, *built)
 
 
 class _Parsed(Command):
-    """Reads the words and does no more."""
+    """Parses the arguments and does no more."""
 
     def instantiate_classes(self) -> None:
         """Builds nothing."""
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
 
 def parse_fit(commands: list[list[str]]) -> list[Namespace]:
-    """Reads what would be typed after ``fit``, and trains nothing.
+    """Parses what would be typed after ``fit``, and trains nothing.
 
     Raises:
         UserError: One of the commands has an option or a value that is not accepted.
     """
     quiet()
-    cli = _Parsed("fit", "train", commands[0])
-    for words in commands:
-        scan(words)  # code of one's own is found from here on
-    return [cli.parser.parse_args(["fit", *words]).fit for words in commands]
+    parser: Any = _Parsed("fit", "train", commands[0]).parser
+    return [parser.parse_given(look(argv)) for argv in commands]
 
 
-def _name(network: Any) -> Any:
-    return network["class_path"] if isinstance(network, dict) else network
+def _first_line(error: BaseException) -> str:
+    """Returns the first line of the error at the bottom of what a library has raised."""
+    while isinstance(error.__cause__, Exception):  # jsonargparse wraps what a class has raised
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _settings(described: Any) -> dict[str, Any]:
-    return dict(described.get("init_args") or {}) if isinstance(described, dict) else {}
+def _differing(described: Any, other: Any) -> Any:
+    """Returns what a setting is; of the same class with other settings those that differ."""
+    if not (isinstance(described, dict) and isinstance(other, dict) and described["class_path"] == other["class_path"]):
+        return described["class_path"] if isinstance(described, dict) else described
+    return {key: value for key, value in described["init_args"].items() if other["init_args"].get(key) != value}

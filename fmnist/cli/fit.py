@@ -1,4 +1,4 @@
-"""The verb ``fit``."""
+"""``fit``: train a model, or continue a run."""
 
 import argparse
 import shlex
@@ -7,11 +7,12 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
 from torch import nn
 
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
+from fmnist.cli.sweep import METRICS
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
@@ -32,7 +33,7 @@ EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what ``fit`` has beside the options of the Trainer."""
-    parser.add_argument("--name", type=str, help="What to call the run; --ckpt_path takes it.")
+    parser.add_argument("--name", type=str, help="Name of the run; use it later as --ckpt_path NAME.")
 
 
 def fit(
@@ -43,14 +44,14 @@ def fit(
     data: FashionMNISTDataModule,
     config: str,
 ) -> None:
-    """Trains, or continues a training, and says where things are; ``config`` becomes the run's ``config.yaml``."""
+    """Trains a new run or continues one, and prints where its files are; ``config`` becomes its ``config.yaml``."""
     continued = run_folder(start.path)
     if continued:
         check_own(continued)
     if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
         if continued:
             finish_interrupted_run(continued)
-        say(f"{start.path} has all {start.epochs} epochs: nothing to do; for more, raise --trainer.max_epochs")
+        say(f"{start.path} is already trained for {start.epochs} epochs. To continue, raise --trainer.max_epochs.")
         return
     data.check_batch_size(trainer.world_size)
     some = 0 not in (trainer.max_epochs, trainer.max_steps, settings.trainer.limit_train_batches)
@@ -58,12 +59,13 @@ def fit(
     if start.checkpoint:
         _check_continued(start, trainer, model)
     else:
-        if not start.has_typed("-c", "--config"):
-            say("notice: no --config: these are the defaults; the main job is --config configs/mlp.yaml")
+        if not start.given.has_typed("c", "config"):
+            say("note: no --config given, using defaults. For the best recipe: --config configs/mlp.yaml")
         say(f"fit on {name_device(trainer)}")
         if continued:
-            say(f"notice: {continued} was stopped before its first epoch had ended, and begins again")
-    trainer.callbacks.append(_Opening(start.checkpoint.get("FashionMNISTDataModule") or {}))  # type: ignore[attr-defined]
+            say(f"note: {continued} was stopped before its first epoch had ended, and begins again")
+    _check_callbacks(trainer, data)
+    trainer.callbacks.append(PrintSummary(start.checkpoint.get("FashionMNISTDataModule") or {}))  # type: ignore[attr-defined]
     trainer.precision_plugin.convert_module(model)  # before callbacks copy it
     with claim_run_folder(trainer, config, continued, settings.name) as run:
         if run and settings.trainer.logger in (True, None):
@@ -76,31 +78,40 @@ def fit(
     if best and best.dirpath:
         score = "last epoch, no validation" if best.score is None else f"val/acc {percent(best.score[0])}"
         if best.score and data.val_set is not None and len(data.val_set) < FEW:
-            few = f"calibrated on {len(data.val_set):,} validation images only, too few to trust"
-            say(f"notice: {few} a probability: {FEW} are enough")
+            few = f"only {len(data.val_set):,} validation images: probabilities are poorly calibrated"
+            say(f"warning: {few} ({FEW} or more recommended)")
         say(f"best: {best.best} ({score})")
         say(f"test: python -m fmnist test --ckpt_path {shlex.quote(str(best.best))}")
 
 
-class _Opening(Callback):
-    """Says what is trained on what, and where, once all of that is known.
+class PrintSummary(Callback):
+    """Prints network, data and folder of a run at its start.
 
     Args:
-        saved: What the checkpoint to continue says of its data; empty for a new training.
+        saved: What the checkpoint to continue says of its data; empty for a new run.
     """
 
     def __init__(self, saved: dict[str, Any]) -> None:
         self.saved = saved
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints three lines."""
+        """Prints the summary.
+
+        Raises:
+            UserError: An epoch has fewer batches than ``trainer.val_check_interval``.
+        """
+        if trainer.val_check_interval != 1.0:
+            try:
+                trainer.estimated_stepping_batches  # noqa: B018 - counts the batches
+            except ValueError as error:
+                raise UserError(str(error)) from error
         data: FashionMNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]
         assert data.train_set is not None
         assert data.val_set is not None
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         parts = f"{len(data.train_set):,} training and {len(data.val_set):,} validation images"
         best = _find_best(trainer)
-        say(f"network: {_sketch(pl_module.network)}, {parameters:,} parameters")
+        say(f"network: {_describe_network(pl_module.network)}, {parameters:,} parameters")
         say(f"data: {parts} of {type(data.source).__name__}, split {data.split_digest}")
         if best and best.dirpath:
             say(f"run:  {Path(str(best.dirpath)).parent}")
@@ -108,7 +119,7 @@ class _Opening(Callback):
             say(line)
 
 
-def _sketch(network: Any) -> str:
+def _describe_network(network: Any) -> str:
     """Returns the widths of a multilayer perceptron, or the name of another network."""
     if not isinstance(network, MLP):
         return type(network[-1]).__name__
@@ -122,16 +133,12 @@ def _find_best(trainer: Trainer) -> RunCheckpoint | None:
 
 
 def _train(start: Start, trainer: Trainer, model: ImageClassifier, data: FashionMNISTDataModule) -> None:
-    """Calls the trainer, with the checkpoint as it was read; what a user can mend becomes one line."""
+    """Calls the trainer, with the checkpoint as it was read."""
     path, files = str(start.path) if start.checkpoint else None, trainer.strategy.checkpoint_io
     if path and isinstance(files, AtomicCheckpointIO):
         files.loaded = dict(start.checkpoint)
     try:
         trainer.fit(model, datamodule=data, ckpt_path=path)
-    except RuntimeError as error:
-        if "Early stopping conditioned on metric" not in str(error):
-            raise
-        raise UserError(str(error)) from error
     except (SystemExit, KeyboardInterrupt):  # how Lightning ends after SIGTERM and Ctrl-C
         best = _find_best(trainer)
         if best and (folder := Path(str(best.dirpath))).is_dir():
@@ -139,20 +146,33 @@ def _train(start: Start, trainer: Trainer, model: ImageClassifier, data: Fashion
         raise
 
 
+def _check_callbacks(trainer: Trainer, data: FashionMNISTDataModule) -> None:
+    """Refuses to wait for a metric that no run has; a custom callback may log any."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    finds = any(isinstance(callback, LearningRateFinder) for callback in callbacks)
+    check(not finds, "LearningRateFinder cannot set model.optimizer.lr: search it with fmnist sweep")
+    if all(type(callback).__module__.startswith(("lightning.", "fmnist.")) for callback in callbacks):
+        for callback in callbacks:
+            if isinstance(callback, EarlyStopping):
+                known = sorted(name for name in METRICS if data.is_validated or name.startswith("train/"))
+                what = f"EarlyStopping watches {callback.monitor}, which this run does not have"
+                check(callback.monitor in known, f"{what}: there are {', '.join(known)}")
+
+
 def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> None:
-    """Refuses what cannot be continued exactly, and says what will be different."""
+    """Refuses what cannot be continued exactly, and prints what will be different."""
     before = start.planned or {}
     whole_epochs = trainer.max_steps == before.get("max_steps", -1) == -1
-    check(whole_epochs, "only whole epochs are continued: a training with --trainer.max_steps cannot be")
+    check(whole_epochs, "only whole epochs are continued: a run with --trainer.max_steps cannot be")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         searches, name = isinstance(callback, BatchSizeFinder | LearningRateFinder), type(callback).__name__
         check(not searches, f"{name} begins from the start: give what it has found, and --trainer.callbacks null")
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
     start.announce(name_device(trainer))
     if start.planned is None:
-        say("notice: the checkpoint lies outside a run, so its settings are unknown: those of this command are used")
+        say("note: the checkpoint is outside a run, so its settings are unknown: those of this command are used")
     planned, now = before.get("max_epochs"), trainer.max_epochs
     if planned not in (None, now):
         constant = model.hparams["lr_schedule"] == "constant" and not model.hparams["warmup_ratio"]
         rest = "" if constant else ": the learning rate follows the schedule of the new length"
-        say(f"notice: the training was planned for {planned} epochs and is now for {now}{rest}")
+        say(f"note: the run was planned for {planned} epochs and is now for {now}{rest}")

@@ -1,167 +1,235 @@
-"""The command line's parser: one line for a mistake, a page for --help."""
+"""The parser of the commands that have settings of training or of data."""
 
 import argparse
-import re
+import inspect
 from enum import Enum
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, _typehints, set_dumper
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fmnist.cli.classes import list_classes, start_anew
-from fmnist.cli.mistakes import explain
-from fmnist.cli.plain import CHECKPOINT, TAKE_SEVERAL, nearest, suggest
+from fmnist.cli.plain import CHECKPOINT, TAKE_SEVERAL, refuse_stray, suggest
+from fmnist.cli.start import Given, Option, read_config
+from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.sources import folder, parquet, table, torchvision  # noqa: F401 - their classes can be typed by name
-from fmnist.errors import UserError
+from fmnist.errors import UserError, check
+from fmnist.names import import_code
+from fmnist.runs.settings import SHARED_KEYS, write_settings
 
 # What --help shows of the trainer's fifty flags
-EVALUATION_FLAGS = {f"trainer.{flag}" for flag in ("accelerator", "devices", "precision", "default_root_dir")}
-TRAINING_FLAGS = {
-    f"trainer.{flag}"
-    for flag in (
-        *("accelerator", "devices", "precision", "max_epochs", "accumulate_grad_batches"),
-        *("gradient_clip_val", "callbacks", "logger", "enable_progress_bar", "fast_dev_run", "default_root_dir"),
-    )
+EVALUATION_FLAGS = ("accelerator", "devices", "precision", "default_root_dir")
+TRAINING_FLAGS = (
+    *EVALUATION_FLAGS,
+    *("max_epochs", "accumulate_grad_batches", "gradient_clip_val", "callbacks", "logger"),
+    *("enable_progress_bar", "fast_dev_run"),
+)
+# The trainer's flags that do nothing without training
+TRAINING_ONLY = {
+    *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches"),
+    *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps", "logger"),
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "detect_anomaly", "sync_batchnorm"),
+    *("enable_checkpointing", "enable_model_summary", "reload_dataloaders_every_n_epochs"),
 }
-# The settings of the data that do something, for each verb that does not train
-DATA_FLAGS = {
+# The settings of the data that do something, for each command that does not train
+DATA_SETTINGS = {
     "validate": {"source", "val_size", "num_workers", "split_seed", "class_map", "fold"},
     "test": {"source", "num_workers", "class_map"},
     "predict": {"source", "num_workers", "class_map"},
     "prepare": {"source", "val_size", "split_seed", "class_map", "fold"},
     "audit": {"source"},
 }
-TITLES = {"ckpt_path": "checkpoint", "trainer": "trainer", "model": "model", "data": "data"}
 HELP = {
-    "config": "Configuration file; what is typed after it wins.",
+    "config": "YAML file with settings; later options override it.",
+    "print_config": "Print every setting, and exit.",
     "seed_everything": "Seed of the weights, the order of the images, dropout and augmentation.",
-    "ckpt_path": f"{CHECKPOINT}.",
     "trainer.accelerator": "Kind of device: auto, cpu, gpu or mps.",
     "trainer.devices": "Number of devices, or a list of them; 'auto' takes all.",
     "trainer.precision": "Arithmetic: 32-true, bf16-mixed, 16-mixed or 64-true.",
     "trainer.max_epochs": "Passes over the training images.",
-    "trainer.accumulate_grad_batches": "Batches to make one step of.",
-    "trainer.logger": "Another logger than TensorBoard's, or false.",
-    "trainer.callbacks": "Callbacks; --trainer.callbacks+=EarlyStopping adds one, --trainer.callbacks.help lists them.",
-    "trainer.fast_dev_run": "Run this many batches and no more, to find mistakes early.",
+    "trainer.accumulate_grad_batches": "Accumulate gradients over this many batches per step.",
+    "trainer.gradient_clip_val": "Largest norm of the gradients in a step; none if not given.",
+    "trainer.callbacks": "Lightning callbacks; --trainer.callbacks+=EarlyStopping adds one.",
+    "trainer.logger": "Logger to use instead of TensorBoard; false for none.",
+    "trainer.enable_progress_bar": "Show a progress bar on a terminal.",
+    "trainer.fast_dev_run": "Smoke test: run this many batches, then stop.",
     "trainer.default_root_dir": "Folder that holds lightning_logs.",
+    "model.hidden_dims": "Width of each hidden layer, such as [512,512].",
+    "model.optimizer": "Optimizer of torch.optim; its settings are --model.optimizer.lr and so on,"
+    " listed by --model.optimizer.help SGD.",
+    "model.weights": "Checkpoint or run to start from.",
+    "data.source": "Where the images come from: FashionMNIST, ImageFolder, CSV, Parquet or TorchVision;"
+    " --data.source.help ImageFolder lists the settings of one.",
 }
-HELP |= {
-    "model.hidden_dims": "Width of each hidden layer, such as 512,512.",
-    "model.weights": "A checkpoint or run to begin with.",
-    "model.optimizer": "Optimizer, such as SGD; --model.optimizer.help lists them.",
-    "data.source": "Where the images come from; --data.source.help lists the classes.",
-}
-CHECKPOINTS = dict.fromkeys(TAKE_SEVERAL, f"{CHECKPOINT}; several, or a folder of runs, are an ensemble.")
-CHECKPOINTS["fit"] = (
-    "Your own run to continue, by its path or name, or 'last'; its config.yaml is run as --config would."
-)
-WIDTHS = r"[(\[]?\s*\d+(\s*[,\s]\s*\d+)*\s*,?\s*[)\]]?"  # of layers, as people type them
+CHECKPOINTS = dict.fromkeys(TAKE_SEVERAL, f"{CHECKPOINT}. Several, or a folder of runs, form an ensemble.")
+CHECKPOINTS["fit"] = "Your own run to continue, by its path or name, or 'last'; its config.yaml is used as by --config."
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
+BATCHES = (
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+    *("overfit_batches", "val_check_interval"),
+)
+FILES = (".yaml", ".yml", ".json")
+ALWAYS = {"c", "config", "h", "help", "print_config", "ckpt_path", "model.class_names"}
 
 
-class _HelpFormatter(DefaultHelpFormatter):
-    """Leaves out types and lists of known classes, which are longer than everything else together."""
+class HelpFormatter(DefaultHelpFormatter):
+    """Shows what most people need, without types and lists of known classes; of a class, all its settings."""
+
+    command = ""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Adds an option, if the command's help has it."""
+        if self.command and not _is_shown(action.dest, self.command):
+            return
+        action.help = HELP.get(action.dest, action.help)
+        action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
+        super().add_argument(action)
 
     def _get_help_string(self, action: argparse.Action) -> str:
+        """Returns the help of an option with its default; argparse has no other place to say which."""
         if not action.option_strings or action.default in (None, argparse.SUPPRESS):
             return action.help or ""
-        return f"{action.help or ''} (default: {_as_text(action.default).replace('%', '%%')})"
+        return f"{action.help or ''} (default: {_as_text(action.default)})".replace("%", "%%")
+
+
+class Config(ActionConfigFile):
+    """``--config``, read as every configuration is: as UTF-8 whatever the locale is."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Merges the settings of a configuration with those before it."""
+        self.apply_config(parser, cfg, self.dest, write_settings(read_config(values), allow_unicode=False))
 
 
 class Parser(LightningArgumentParser):
-    """Reports a mistake as one line, with the nearest option for an unknown one."""
+    """A parser whose mistakes are ``UserError``s, with the nearest option for an unknown one.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        command: The command; empty for the parser of the settings of a class.
+    """
+
+    def __init__(self, *args: Any, command: str = "", **kwargs: Any) -> None:
+        self.command = command
+        kwargs.setdefault("usage", argparse.SUPPRESS)
         # without abbreviations, a misspelt option is not taken for another
-        super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
-        start_anew()
+        formatter = type("Formatter", (HelpFormatter,), {"command": command})
+        super().__init__(*args, allow_abbrev=False, formatter_class=formatter, **kwargs)
+        set_dumper("yaml", write_settings)
+        _let_classes_start_from_their_defaults()
 
-    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *rest: Any, **kwargs: Any) -> list[str]:
-        """Adds the options of a class; the model of an evaluation is built as its checkpoint says, not from them."""
-        if nested_key == "model" and self.verb != "fit":
-            options = {"fail_untyped": False, "sub_configs": True, "instantiate": False}
-            names: list[str] = self.add_class_arguments(lightning_class, nested_key, **options)
-            return names
-        return super().add_lightning_class_args(lightning_class, nested_key, *rest, **kwargs)
+    def parse_given(self, given: Given) -> Any:
+        """Parses the arguments of a command.
 
-    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-        """Parses the command line."""
-        if isinstance(args, list):
-            args = _read_widths(args)
-            list_classes(self._of_verb(), args)
-        return super().parse_args(args, *rest, **kwargs)
+        Raises:
+            UserError: A setting is unknown, does nothing for the command, or has a value that is not accepted.
+        """
+        keys = {key.replace(".init_args", "") for key in self.get_defaults().keys(branches=True)}
+        for option in given.options:
+            self._check(option, keys)
+        config = self.parse_args(given.argv)
+        for name in ("model.network", "model.optimizer", "data.source"):
+            _check_complete(name, config.get(name))
+        return config
 
-    def _of_verb(self) -> "Parser":
-        """Returns the parser that has the options: that of the verb, where LightningCLI makes one."""
-        return next(iter(self._subcommands_action.choices.values())) if self._subcommands_action else self
+    def _check(self, option: Option, keys: set[str]) -> None:
+        """Refuses an option that the command does not have, or that does nothing for it."""
+        name, value, typed = option
+        if not name:
+            refuse_stray(str(value))
+        known = {key.removesuffix(".class_path") for key in keys} | ALWAYS
+        has_class = {key.removesuffix(".class_path") for key in keys if key.endswith(".class_path")}
+        branches = {key.rpartition(".")[0] for key in keys} - has_class
+        parts = name.removesuffix(".help").split(".")
+        outer = {".".join(parts[:count]) for count in range(1, len(parts))}
+        if ".".join(parts) not in known and not outer & (known - branches):
+            raise UserError(suggest(f"--{name}" if typed else name, known))
+        file = str(value).endswith(FILES) and name.partition(".")[0] in SHARED_KEYS and name.count(".") < 2
+        check(not file, f"{name} is {value}: give a file of settings with --config")
+        check(not typed or self.uses(name), f"--{name} does nothing for {self.command}: leave it out")
 
-    @property
-    def verb(self) -> str:
-        """The verb; empty for the parser that shows the settings of a class."""
-        return next(iter(re.findall(r"^fmnist (\w+)", self.usage or "")), "")
-
-    def _does_nothing(self, name: str) -> bool:
-        """Tells whether a setting, accepted because configurations have it, is of no use to the verb."""
+    def uses(self, name: str) -> bool:
+        """Returns whether an option, accepted because configurations have it, does something for the command."""
         part, _, rest = name.partition(".")
-        if self.verb in ("", "fit"):
-            return False
+        first = rest.partition(".")[0]
+        if self.command in ("", "fit"):
+            return True
         if part == "data":
-            return rest.partition(".")[0] not in {"", *DATA_FLAGS[self.verb]}
-        return part in ("model", "seed_everything") and name != "model.network"
-
-    def _is_shown(self, action: argparse.Action) -> bool:
-        flags = TRAINING_FLAGS if self.verb == "fit" else EVALUATION_FLAGS
-        if action.dest.endswith(".help") or action.dest in ("model", "data", "model.class_names"):
-            return False
-        hidden = action.dest.startswith("trainer.") and action.dest not in flags
-        own = action.dest == "model.network" and self.verb != "fit"  # a name, to say that it is trusted
-        return not (self._does_nothing(action.dest) or hidden or own) or not self.verb
-
-    def format_help(self, *args: Any) -> str:
-        """Shows what most people need, in a sentence each; of a class, all its settings."""
-        if not self.verb:
-            self.usage, name = argparse.SUPPRESS, (self.description or "").rpartition("=")[2]
-            self.description = f"The settings of {name}."
-        texts = HELP | {"ckpt_path": CHECKPOINTS.get(self.verb, HELP["ckpt_path"])}
-        for action in self._actions:
-            action.help = texts.get(action.dest, action.help)
-            if not self._is_shown(action):
-                action.help = argparse.SUPPRESS
-            elif action.help and action.help != argparse.SUPPRESS:
-                first = re.split(r"(?<!i\.e[.])(?<!e\.g[.])(?<=[.])\s|\n\n", action.help)[0]
-                action.help = re.sub(r"\s*\([^()]*default:[^()]*\)\.?", "", first)
-        for section in self._action_groups:
-            shown = (action for action in section._group_actions if action.help != argparse.SUPPRESS)
-            names = {action.dest.partition(".")[0] for action in shown}
-            section.title = next((title for name, title in TITLES.items() if name in names), section.title)
-        if any(action.dest == "config" for action in self._actions):
-            self.epilog = f"{self.epilog}; --print_config shows every setting there is"
-        return super().format_help(*args)
+            return first in {"", *DATA_SETTINGS[self.command]}
+        if part == "trainer" and self.command not in ("prepare", "audit"):
+            return first not in TRAINING_ONLY
+        return part not in ("trainer", "seed_everything")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the mistake as a ``UserError``."""
-        if getattr(self, "_inner_parser", False):  # of the settings of a class: another one knows which setting it is
-            unknown = re.search(r"Option '([^']+)' is not accepted", message)
-            near = nearest(unknown[1], [action.dest for action in self._actions]) if unknown else ""
-            raise argparse.ArgumentError(None, f"{message}; near: {near}" if near else message) from ex
-        unknown = re.search(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: (-*)([^\s=]+)", message)
-        if unknown and (unknown[1] or unknown[2]):
-            message = getattr(ex, "subcommand_parser", self._of_verb())._suggest(unknown[1] or unknown[3], self.args)
-        elif unknown:
-            message = f"'{unknown[3]}' is not expected here: options begin with --; a list is one word, such as 256,128"
-        else:
-            message = explain(message)
-        raise UserError(message) from ex
+        """Raises the mistake as a ``UserError``: the option, and what the innermost error says of its value."""
+        what, *more = message.replace("Parser key ", "").splitlines()
+        if more:
+            what = f"{what} {_first_line(_find_cause(ex))}"
+        if not self.exit_on_error:  # of the settings of a class: the parser around this one adds the option's name
+            known = f"; there are {', '.join(vars(self.get_defaults()))}" if isinstance(ex, KeyError) else ""
+            raise argparse.ArgumentError(None, f"{what}{known}")
+        raise UserError(what) from ex
 
-    def _suggest(self, name: str, words: list[str]) -> str:
-        options = [key.replace(".init_args", "") for key in self.get_defaults().keys(branches=True)]
-        near = nearest(name, options)
-        if self._does_nothing(near):
-            return f"there is no option '--{name}', and {near} is of no use to {self.verb}"
-        typed = any(word.lstrip("-").partition("=")[0] == name for word in words)
-        return suggest(name, options, typed)
+
+def _is_shown(name: str, command: str) -> bool:
+    part, _, rest = name.partition(".")
+    if part == "trainer":
+        return rest in (TRAINING_FLAGS if command == "fit" else EVALUATION_FLAGS)
+    if command != "fit" and part in ("model", "data", "seed_everything"):
+        return name == "model.network" or rest in DATA_SETTINGS[command]
+    return bool(rest) == (part in ("model", "data")) and not name.endswith((".help", ".class_names"))
+
+
+def make_data_parser(command: str, description: str, example: str, operands: str = "") -> Parser:
+    """Makes the parser of a command that has settings of the data only, and accepts any configuration.
+
+    Args:
+        command: The command.
+        description: What it does, in a few words.
+        example: A command, shown at the end of its help.
+        operands: What it takes besides options.
+    """
+    usage, text = f"fmnist {command} [options]{operands}", f"{description[0].upper()}{description[1:]}."
+    parser = Parser(command=command, usage=usage, description=text, epilog=f"example: {example}")
+    parser.add_argument("-c", "--config", action=Config, help="Configuration file; only its data part counts.")
+    parser.add_class_arguments(FashionMNISTDataModule, "data")
+    parser.set_defaults(DEFAULT_SOURCE)
+    for key in {*SHARED_KEYS} - {"data"}:
+        parser.add_argument(f"--{key}", type=dict[str, Any] if key == "model" else Any, help=argparse.SUPPRESS)
+    return parser
+
+
+def add_trainer_arguments(parser: Parser) -> None:
+    """Adds the settings of the trainer.
+
+    Numbers of batches are added with types of their own: of Lightning's ``int | float`` jsonargparse tries float first,
+    since ``typing`` may give back an equal type that was written in another order, and 1.0 means all batches.
+    """
+    skip: set[str | int] = {*BATCHES}
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True, skip=skip)
+    defaults = inspect.signature(Trainer).parameters
+    for name in BATCHES:
+        parser.add_argument(f"--trainer.{name}", type=int | float | None, default=defaults[name].default)
+
+
+def _check_complete(name: str, chosen: Any) -> None:
+    """Refuses a class without a parameter that has neither a type nor a default: jsonargparse gives it None."""
+    if not hasattr(chosen, "get") or "class_path" not in chosen:
+        return
+    made, settings = import_code(chosen["class_path"]), chosen.get("init_args") or {}
+    for key, parameter in inspect.signature(made).parameters.items():
+        untyped = parameter.default is parameter.annotation is parameter.empty
+        missing = untyped and key in settings and settings[key] is None
+        check(not missing, f"{name}: {chosen['class_path']} needs more: add --{name}.{key} VALUE")
+
+
+def _find_cause(error: BaseException | None) -> BaseException | None:
+    while error and error.__cause__:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _as_text(value: Any) -> str:
@@ -171,17 +239,6 @@ def _as_text(value: Any) -> str:
     given = ", ".join(f"{name}={setting}" for name, setting in (value.get("init_args") or {}).items())
     name = str(value["class_path"]).rpartition(".")[2]
     return f"{name}({given})" if given else name
-
-
-def _read_widths(words: list[str]) -> list[str]:
-    """Writes ``256``, ``256,128`` and ``(256, 128)`` as the list that is meant."""
-    read = []
-    for before, word in zip(["", *words], words, strict=False):
-        option, equals, value = word.partition("=") if word.startswith("--model.hidden_dims=") else ("", "", word)
-        if (equals or before == "--model.hidden_dims") and re.fullmatch(WIDTHS, value):
-            word = f"{option}{equals}[{', '.join(re.findall('[0-9]+', value))}]"
-        read.append(word)
-    return read
 
 
 def as_typed(value: Any) -> Any:
@@ -195,3 +252,22 @@ def as_typed(value: Any) -> Any:
     if isinstance(value, list):
         return [as_typed(item) for item in value]
     return value.value if isinstance(value, Enum) else str(value) if isinstance(value, torch.device) else value
+
+
+def _let_classes_start_from_their_defaults() -> None:
+    """Lets another class start from its own defaults.
+
+    jsonargparse hands on those settings of the previous class that the new one happens to have as well, so that Adam
+    would be given the learning rate of SGD: https://github.com/mauvilsa/jsonargparse/issues/460
+    """
+    assert hasattr(_typehints, "discard_init_args_on_class_path_change"), "jsonargparse has changed"
+    _typehints.discard_init_args_on_class_path_change = _discard
+
+
+def _discard(parser_or_action: Any, before: Any, now: Any) -> None:
+    if not before or before["class_path"] == now["class_path"]:
+        return
+    one, other = (import_code(str(spec["class_path"])) for spec in (before, now))
+    if one is not other:
+        before["init_args"] = Namespace()  # type: ignore[no-untyped-call]
+        before.pop("dict_kwargs", None)

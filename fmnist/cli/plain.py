@@ -1,18 +1,11 @@
-"""The options of verbs that need no Lightning, read in milliseconds."""
+"""The options of the commands: parsers, what ``--help`` shows, and the option that was probably meant."""
 
 import argparse
 import difflib
-import os
-import re
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from fmnist.errors import UserError
-from fmnist.files import expand
-
-CONFIGS = Path(__file__).parent.parent / "configs"  # a link to those of the project, of which a wheel has a copy
+from fmnist.errors import UserError, check
 
 # Other names that settings have elsewhere
 SYNONYMS = {
@@ -31,50 +24,44 @@ SYNONYMS = {
     **dict.fromkeys(("ckpt", "checkpoint", "resume", "weights"), "ckpt_path"),
 }
 
-TAKE_SEVERAL = ("test", "predict")  # verbs that take the checkpoints of an ensemble
-CHECKPOINT = "A checkpoint or a run, by its path; or 'best' or 'last' of the newest run"
-
-
-def find_configs(verb: str, words: Sequence[str]) -> list[str]:
-    """Puts the path of a configuration of the package where one is named, without a path, that is not here.
-
-    Args:
-        verb: The verb.
-        words: What was typed after it: ``--config mlp.yaml``, or for ``sweep`` the file of a sweep.
-    """
-    found = []
-    for before, word in zip([verb, *words], words, strict=False):
-        option, equals, name = word.partition("=") if word.startswith("--config=") else ("", "", word)
-        folder = CONFIGS / "sweeps" if before == "sweep" else CONFIGS
-        given = bool(equals) or before in ("-c", "--config", "sweep")
-        if given and name in {path.name for path in folder.glob("*.yaml")} and not expand(name).exists():
-            shipped = folder / name
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a training say nothing
-                print(f"{name} is not here: {shipped} is taken", file=sys.stderr)
-            word = f"{option}{equals}{shipped}"
-        found.append(word)
-    return found
+TAKE_SEVERAL = ("test", "predict")  # commands that take the checkpoints of an ensemble
+CHECKPOINT = "Checkpoint or run, by its path or name; or 'best' or 'last' of the newest run (default: best)"
 
 
 class PlainParser(argparse.ArgumentParser):
-    """Reports a mistake as one line, with the nearest option for an unknown one.
+    """Parser of a command that needs no Lightning; a mistake is a ``UserError``.
 
     Args:
-        verb: The verb.
+        command: The command.
         description: What it does, in a few words.
         example: A command, shown at the end of its help.
         operands: What it takes besides options.
     """
 
-    def __init__(self, verb: str, description: str, example: str, operands: str = "") -> None:
-        usage, text = f"fmnist {verb} [options]{operands}", f"{description[0].upper()}{description[1:]}."
+    def __init__(self, command: str, description: str, example: str, operands: str = "") -> None:
+        self.names: list[str] = []
+        usage, text = f"fmnist {command} [options]{operands}", f"{description[0].upper()}{description[1:]}."
         super().__init__(usage=usage, description=text, epilog=f"example: {example}", allow_abbrev=False)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Adds an argument."""
+        self.names += names
+        return super().add_argument(*names, **settings)
+
+    def parse_args(self, argv: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        """Parses the arguments of the command.
+
+        Raises:
+            UserError: One of them is unknown, or is missing a value.
+        """
+        args, rest = self.parse_known_args(argv)
+        for argument in rest:
+            refuse_stray(argument)
+            raise UserError(suggest(argument.partition("=")[0], self.names))
+        return args
 
     def error(self, message: str) -> NoReturn:
         """Raises the mistake as a ``UserError``."""
-        unknown = re.search(r"unrecognized arguments: --([^\s=]+)", message)
-        if unknown:
-            message = suggest(unknown[1], [name.lstrip("-") for name in self._option_string_actions])
         raise UserError(message)
 
 
@@ -92,9 +79,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--model.network",
         dest="network",
         metavar="NAME",
-        help="Name your own network that was trained.",
+        help="Custom network class; naming it allows its code to run.",
     )
-    parser.add_argument("-c", "--config", metavar="FILE", help="A configuration that names it.")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file that names it.")
 
 
 def add_transform(parser: argparse.ArgumentParser) -> None:
@@ -102,21 +89,26 @@ def add_transform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transform", metavar="NAME", help="Name the function that changed each picture in training.")
 
 
-def suggest(name: str, options: Iterable[str], typed: bool = True) -> str:
-    """Says that there is no option of this name, and which was probably meant.
+def refuse_stray(argument: str) -> None:
+    """Raises a ``UserError`` for an argument that is neither an option nor its value."""
+    check(argument.startswith("-"), f"unexpected argument '{argument}': options begin with --")
+
+
+def suggest(option: str, known: Iterable[str]) -> str:
+    """Returns the message for an unknown option, with the one that was probably meant.
 
     Args:
-        name: The name, without dashes before it.
-        options: Names that there are.
-        typed: Whether it was typed; else it stands in a file.
+        option: As it was typed, or the name of a setting in a file.
+        known: Options that there are, with or without dashes.
     """
-    dashes, near = "--" if typed else "", nearest(name, options)
-    return f"there is no option '{dashes}{name}'" + (f": did you mean '{dashes}{near}'?" if near else "")
+    near = nearest(option.lstrip("-"), (name.lstrip("-") for name in known))
+    dashes = "--" if option.startswith("-") else ""
+    return f"there is no option '{option}'" + (f": did you mean '{dashes}{near}'?" if near else "")
 
 
-def nearest(name: str, options: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """Returns the option that was probably meant; empty if that is unknown."""
-    name, known = name.replace("-", "_"), {*options}
+    name, known = name.replace("-", "_"), {*known}
     last = name.rpartition(".")[2]
     other = SYNONYMS.get(last, "")
     if {other, other.rpartition(".")[0]} & known:

@@ -1,43 +1,33 @@
 """Fetch the data, verify it, and say what is in it."""
 
-import argparse
 from collections import Counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fmnist.cli.parser import DEFAULT_SOURCE, Parser
+from fmnist.cli.parser import make_data_parser
 from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import scan
+from fmnist.cli.start import look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.problems import find_small_classes, find_two_labels
 from fmnist.files import atomic_path, expand
 from fmnist.plots import draw_samples
-from fmnist.runs.settings import SHARED_KEYS
 
 EXAMPLE = "fmnist prepare --show samples.png"
 SHOWN = 10  # pictures with two labels
 
 
 def run(description: str, argv: list[str]) -> None:
-    """Runs ``prepare``, described in a few words, with what was typed after it."""
+    """Runs ``prepare``, described in a few words, with its arguments."""
     quiet()
-    scan(argv)
-    text = f"{description[0].upper()}{description[1:]}."
-    parser = Parser(usage="fmnist prepare [options]", description=text, epilog=f"example: {EXAMPLE}")
-    parser.add_argument("-c", "--config", action="config", help="Configuration file; only its data part counts.")
-    parser.add_class_arguments(FashionMNISTDataModule, "data")
-    parser.set_defaults(DEFAULT_SOURCE)
+    parser = make_data_parser("prepare", description, EXAMPLE)
     parser.add_function_arguments(prepare, skip={"data"})
-    for key in {*SHARED_KEYS} - {"data"}:
-        parser.add_argument(f"--{key}", type=Any, help=argparse.SUPPRESS)  # so that any configuration is accepted
-    made = parser.instantiate_classes(parser.parse_args(argv))
+    made = parser.instantiate_classes(parser.parse_given(look(argv)))
     prepare(made.data, made.show)
 
 
 def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
-    """Fetches and verifies the data, and describes it.
+    """What to print.
 
     Args:
         data: What to prepare.
@@ -73,7 +63,7 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
             complete = draw_samples(data.train_set.images, data.train_set.labels, data.class_names, part_file)
         print(f"written: {show}")
         if not complete:
-            say("notice: this machine has no font for some letters of the names: install one, such as Noto Sans CJK")
+            say("note: this machine has no font for some letters of the names: install one, such as Noto Sans CJK")
 
 
 def count_duplicates(train: Tensor, test: Tensor) -> tuple[int, int, int]:

@@ -1,24 +1,21 @@
-"""What a command begins with: which checkpoint is meant, its content, and the code that the user has named."""
+"""What a command begins with: its arguments as given, the checkpoint that they mean, and the code that they name."""
 
-import argparse
 import inspect
 import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NamedTuple
 
 from fmnist.cli.plain import TAKE_SEVERAL
 from fmnist.cli.screen import say
 from fmnist.data.saved import read_data_settings
 from fmnist.errors import UserError, check
-from fmnist.files import expand
+from fmnist.files import expand, find_config, read_text
 from fmnist.model.network import NetworkFactory
 from fmnist.names import CodeNotNamedError, find_code_here, import_code
 from fmnist.runs.checkpoint import (
@@ -29,46 +26,100 @@ from fmnist.runs.checkpoint import (
     read_checkpoint,
 )
 from fmnist.runs.folder import find_checkpoints, run_folder
-from fmnist.runs.settings import list_options, read_settings
+from fmnist.runs.settings import SHARED_KEYS, list_options, parse_settings
 
 NEED_DATA = ("validate", "test", "predict", "audit")  # commands that take over the data of the checkpoint
-RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"  # tells the processes that Lightning starts what the first one chose
+# Lightning starts the processes of other devices with this command's arguments: they must not look again for the
+# newest run, which another command may have made by then. What they inherit is the environment.
+RESOLVED = "FMNIST_RESOLVED_CHECKPOINT"
 # The options whose values are import paths, for which the current folder is searched
 NAME_CODE = {
     *("transform", "data.source", "data.source.transform", "data.source.target_transform"),
     *("model.network", "model.optimizer"),
     *(f"trainer.{name}" for name in ("callbacks", "logger", "plugins", "profiler", "strategy", "accelerator")),
 }
-NO_NAMES = ("class_path", "init_args", "help")  # parts of an option that belong to the option before them
+NO_NAMES = ("class_path", "init_args")  # parts of an option that belong to the option before them
+HELP = ("-h", "--help", "--print_config")
+
+
+class Option(NamedTuple):
+    """A setting as it was given, before a parser knows its type.
+
+    Args:
+        name: Option without dashes, such as ``model.optimizer.lr``; that of a class is ``model.optimizer``.
+        value: Text that was typed, or a value of a configuration.
+        typed: Whether it was typed; else it is from a configuration.
+    """
+
+    name: str
+    value: Any
+    typed: bool
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of a command, looked at once, before any parser.
+
+    Args:
+        argv: The arguments without ``--ckpt_path``, a class before its settings.
+        ckpt_path: Values of ``--ckpt_path``.
+        options: Everything else that was given, in this order.
+    """
+
+    argv: list[str]
+    ckpt_path: list[str]
+    options: list[Option]
+
+    @property
+    def text(self) -> dict[str, str]:
+        """The last text given for each option, which may name code."""
+        return {name: value for name, value, _ in self.options if isinstance(value, str) and value not in ("", "null")}
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last value given for each option; text of digits is a number."""
+        return {name: int(value) if str(value).isdecimal() else value for name, value, _ in self.options}
+
+    @property
+    def root(self) -> Path:
+        """Folder that holds ``lightning_logs``."""
+        text = self.text
+        return expand(text.get("default_root_dir") or text.get("trainer.default_root_dir") or ".")
+
+    def has_typed(self, *names: str) -> bool:
+        """Returns whether one of these options was typed, or a setting of its value: ``--model.optimizer.lr``."""
+        typed = (option.name for option in self.options if option.typed)
+        return any(f"{name}.".startswith(f"{wanted.lstrip('-')}.") for name in typed for wanted in names)
 
 
 @dataclass(frozen=True)
 class Start:
-    """What is known before the options of a command are read.
+    """What is known before the options of a command are parsed.
 
     Args:
         command: The command.
-        argv: Its arguments; of an ensemble without its checkpoints.
-        root: Folder that holds ``lightning_logs``.
+        given: Its arguments; those of the configuration of a run to be continued come first.
         path: The checkpoint's file; empty if none is needed. Only a run to be continued may lack it.
         checkpoint: Its content; empty if there is none.
         data: The data settings of the checkpoint, as defaults of the command line.
-        planned: The trainer settings of the run to be continued; nothing for a checkpoint outside of a run.
-        named: Text that was typed or configured, by option: where a checkpoint needs code, its name must be there.
+        planned: The trainer settings of the run to be continued; None for a checkpoint outside of a run.
         network: What the user has named to make the network of the checkpoint; None for the MLP.
         others: Of an ensemble the other members: checkpoints and their content.
     """
 
     command: str
-    argv: list[str]
-    root: Path
+    given: Given
     path: Path = Path()
     checkpoint: Checkpoint = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     planned: dict[str, Any] | None = None
-    named: Mapping[str, str] = field(default_factory=dict)
     network: NetworkFactory | None = None
     others: tuple[Member, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """Folder that holds ``lightning_logs``."""
+        return self.given.root
 
     @property
     def members(self) -> list[Member]:
@@ -83,20 +134,15 @@ class Start:
     @property
     def transform(self) -> Any:
         """What the user has named to be applied to each picture; None for nothing."""
-        name = self.named.get("transform") or self.named.get("data.source.transform")
+        name = self.given.text.get("transform") or self.given.text.get("data.source.transform")
         made = import_code(name) if name else None
         return made() if inspect.isclass(made) else made
 
-    def has_typed(self, *options: str) -> bool:
-        """Returns whether one of these options was typed, or a setting of its value: ``--model.optimizer.lr``."""
-        names = [word.partition("=")[0].removesuffix("+") for word in self.argv]
-        return any(f"{name}.".startswith(f"{option}.") for name in names for option in options)
-
     def announce(self, device: str) -> None:
         """Prints what is used, and where it is computed."""
-        wanted = any(word in ("-", "--output=-") for word in self.argv)  # standard output is for predictions alone
         what = f"an ensemble of {len(self.members)}" if self.others else f"{self.path} (epoch {self.epochs})"
-        say(f"{self.command}: {what} on {device}", sys.stderr if wanted else sys.stdout)
+        predictions = self.given.text.get("output") == "-"  # standard output is for predictions only
+        say(f"{self.command}: {what} on {device}", sys.stderr if predictions else sys.stdout)
 
 
 def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> Start:
@@ -110,25 +156,22 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
     Raises:
         UserError: There is no such checkpoint, it is damaged, or it was trained with code that has not been named.
     """
-    argv = [*argv]
-    typed = scan(argv)
-    root, fits = expand(typed.default_root_dir or "."), command == "fit"
-    asks_for_help = {"-h", "--help"} & {*argv} or any(word.startswith("--print_config") for word in argv)
-    if not (path or typed.ckpt_path) and (fits or asks_for_help):
-        return Start(command, argv, root, named=typed.named)
-    paths = [path] if path else _resolve(typed.ckpt_path, root, fits)
+    given, fits = look(argv), command == "fit"
+    asks_for_help = any(argument.partition("=")[0] in HELP for argument in argv)
+    if not (path or given.ckpt_path) and (fits or asks_for_help):
+        return Start(command, given)
+    paths = [path] if path else _resolve(given.ckpt_path, given.root, fits)
     one = f"{command} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
     check(len(paths) == 1 or command in TAKE_SEVERAL, one)
-    run = run_folder(paths[0])
-    planned = _read_config(run / "config.yaml").get("trainer") or {} if fits and run else None
-    if fits and run:  # before it is read, so that the network that it names is known
-        typed = scan(["--config", str(run / "config.yaml"), *argv])
-        argv = ["--config", str(run / "config.yaml"), *argv]
-    factory = import_code(typed.named["model.network"]) if "model.network" in typed.named else None
+    run, planned = run_folder(paths[0]), None
+    if fits and run:  # the run's own settings, with the network that they name
+        config = str(run / "config.yaml")
+        given, planned = look(["--config", config, *argv]), read_config(config).get("trainer") or {}
+    factory = import_code(given.text["model.network"]) if "model.network" in given.text else None
     try:
         read = [read_checkpoint(path, factory) if path.is_file() else {} for path in paths]
-        inherits = command in NEED_DATA and not typed.images
-        data = read_data_settings(read[0].get("FashionMNISTDataModule"), paths[0], typed.named) if inherits else {}
+        inherits = command in NEED_DATA and not given.has_typed("images")
+        data = read_data_settings(read[0].get("FashionMNISTDataModule"), paths[0], given.text) if inherits else {}
     except CodeNotNamedError as error:
         raise UserError(_ask_to_name(error, command, argv)) from error
     members = [*zip(paths, read, strict=True)]
@@ -136,80 +179,114 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
         check_weights(*members[0], factory)
     if len(members) > 1:
         check_members(members, same_split=command == "test")
-        argv = _checkpoints().parse_known_args(argv)[1]
-    return Start(command, argv, root, *members[0], data, planned, typed.named, factory, tuple(members[1:]))
+    return Start(command, given, *members[0], data, planned, factory, tuple(members[1:]))
 
 
-def _checkpoints() -> argparse.ArgumentParser:
-    """Makes a parser of the checkpoints that are typed, and of nothing else."""
-    scanner = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    scanner.add_argument("--ckpt_path", nargs="+", default=[])
-    return scanner
-
-
-def scan(argv: Sequence[str]) -> argparse.Namespace:
-    """Finds the few settings that must be known before the arguments can be parsed, and the code that they name.
+def look(argv: Sequence[str]) -> Given:
+    """Looks at the arguments of a command for what must be known before they can be parsed.
 
     Code in the current folder can be imported from here on, if some is named.
+
+    Raises:
+        UserError: A configuration cannot be read.
     """
-    scanner = _checkpoints()
-    scanner.add_argument("--images", nargs="*")
-    scanner.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="default_root_dir")
-    scanner.add_argument("-c", "--config", action="append", default=[])
-    try:
-        typed = scanner.parse_known_args(argv)[0]
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    options: list[tuple[str, Any]] = []
-    for config in typed.config:
-        settings = _read_config(Path(config))
-        check(not settings.get("ckpt_path"), f"{config}: ckpt_path belongs on the command line, as --ckpt_path")
-        options += list_options(settings)
-        root = dict(options).get("trainer.default_root_dir")
-        if isinstance(root, str):  # the real parser complains of anything else
-            typed.default_root_dir = typed.default_root_dir or root
-    options += _typed_options(argv)
-    typed.named = {option: name for option, name in options if isinstance(name, str) and name not in ("", "null")}
-    find_code_here(name for option, name in options if isinstance(name, str) and _names_code(option))
-    return typed
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """Reads a configuration; nothing of one that cannot be opened, of which the real parser complains."""
-    try:
-        return read_settings(path)
-    except OSError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not a configuration: {str(error)[:200]}") from error
-
-
-def _typed_options(argv: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Yields the options that were typed, with their values; of a value like ``{...}`` what is in it."""
-    for word, following in pairwise([*argv, ""]):
-        option, equals, value = word.removeprefix("--").partition("=")
-        name = ".".join(part for part in option.removesuffix("+").split(".") if part not in NO_NAMES)
-        value = value if equals else following
-        if not word.startswith("--"):
+    options, ckpt_path, groups = list[Option](), list[str](), list[tuple[str, list[str]]]()
+    for name, arguments in _group(argv):
+        _, equals, value = arguments[0].partition("=")
+        values = [value] if equals else arguments[1:]
+        if name == "ckpt_path":
+            ckpt_path = values
+            check(bool(values), "--ckpt_path: expected at least one argument")
             continue
-        if value.startswith(("{", "[")):
-            try:
-                yield from list_options(yaml.safe_load(value), name)
-            except yaml.YAMLError:
-                continue  # the real parser complains
+        groups.append((name, arguments))
+        if not name:
+            options.append(Option("", arguments[0], True))
+            continue
+        if name in ("c", "config"):
+            options += [Option(*option, False) for path in values[:1] for option in list_options(read_config(path))]
+        options += _read_typed(name, values)
+    find_code_here(value for name, value, _ in options if isinstance(value, str) and _names_code(name))
+    return Given([argument for group in _sort(groups) for argument in group], ckpt_path, options)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Reads a configuration: a file, or one of the package's own by its name.
+
+    Raises:
+        UserError: It is not a configuration, or has a setting that belongs on the command line.
+    """
+    path = find_config(name)
+    _announce_config(name, str(path))
+    try:
+        settings = parse_settings(read_text(path) if isinstance(path, Path) else path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {name}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{name} is not a configuration: {str(error)[:200]}") from error
+    check(not settings.get("ckpt_path"), f"{name}: ckpt_path belongs on the command line, as --ckpt_path")
+    return settings
+
+
+@cache
+def _announce_config(name: str, path: str) -> None:
+    if path != str(expand(name)):
+        say(f"--config {name}: using {path}", sys.stderr)
+
+
+def _group(argv: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Returns the options with their names and values; an argument that belongs to none has the name ``""``."""
+    groups = list[tuple[str, list[str]]]()
+    for argument in argv:
+        if argument[:2] == "--" or argument in ("-c", "-h"):
+            parts = argument.lstrip("-").partition("=")[0].split(".")
+            groups.append((".".join(part for part in parts if part not in NO_NAMES), [argument]))
+        elif groups:
+            groups[-1][1].append(argument)
         else:
-            yield name, value
+            groups.append(("", [argument]))
+    return groups
+
+
+def _read_typed(name: str, values: list[str]) -> list[Option]:
+    """Returns an option that was typed; of a value like ``{...}`` also what is in it."""
+    name, value = name.removesuffix("+"), values[0] if values else ""
+    if name.partition(".")[0] not in SHARED_KEYS:
+        return [Option(name, value, True)]
+    check(not value.startswith("'"), f"--{name} {value}: here single quotes are part of the value; use double quotes")
+    options = [Option(name, value, True)]
+    if value.startswith(("{", "[")):
+        try:
+            inner = parse_settings(f"value: {value}")["value"]
+        except ValueError as error:
+            raise UserError(f"--{name}: {str(error)[:200]}") from error
+        options += [Option(*option, True) for option in list_options(inner, name)]
+    return options
+
+
+def _sort(groups: list[tuple[str, list[str]]]) -> list[list[str]]:
+    """Puts a class before its settings and leaves everything else where it is.
+
+    jsonargparse drops the settings that come before another class: ``--model.optimizer.lr 0.5 --model.optimizer Adam``.
+    """
+    places = {name: place for place, (name, _) in enumerate(groups)}
+
+    def place(pair: tuple[int, tuple[str, list[str]]]) -> tuple[int, int]:
+        parts = pair[1][0].split(".")
+        outer = (places.get(".".join(parts[:count]), -1) for count in range(1, len(parts)))
+        return max(pair[0], *outer, -1), len(parts)
+
+    return [arguments for _, (_, arguments) in sorted(enumerate(groups), key=place)]
 
 
 def _names_code(option: str) -> bool:
     """Returns whether the value of an option is the import path of a class or a function."""
-    return option in NAME_CODE or option.startswith("trainer.callbacks.on_")
+    return option.removesuffix(".help") in NAME_CODE or option.startswith("trainer.callbacks.on_")
 
 
-def _ask_to_name(error: CodeNotNamedError, command: str, argv: list[str]) -> str:
+def _ask_to_name(error: CodeNotNamedError, command: str, argv: Sequence[str]) -> str:
     """Returns the line that says how to go on, with the command to copy."""
-    typed = [word for option, name in error.code.items() for word in (f"--{option}", name)]
-    line = shlex.join(["python", "-m", "fmnist", command, *argv, *typed])
+    named = [argument for option, name in error.code.items() for argument in (f"--{option}", name)]
+    line = shlex.join(["python", "-m", "fmnist", command, *argv, *named])
     return f"{error.path} was trained with {error.names}; if you trust that code, name it yourself: {line}"
 
 

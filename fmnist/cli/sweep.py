@@ -9,7 +9,7 @@ import yaml
 from fmnist.cli.compare import format_text, list_runs
 from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
-from fmnist.files import expand, write_whole
+from fmnist.files import find_config, write_whole
 from fmnist.runs.folder import LOGS
 from fmnist.sweep.plan import RESERVED, Plan, Point, as_arguments, read_plan
 from fmnist.sweep.run import Sweep
@@ -25,7 +25,7 @@ NOISE = "differences below about 0.2 points are within seed noise (measured for 
 def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``sweep``, described in a few words, with its arguments."""
     parser = PlainParser("sweep", description, EXAMPLE, " FILE [options of fit, for every trial]")
-    parser.add_argument("file", type=expand, metavar="FILE", help="The search, in YAML; see docs/sweep.md.")
+    parser.add_argument("file", type=_find_file, metavar="FILE", help="The search, in YAML; see docs/sweep.md.")
     parser.add_argument("--test", action="store_true", help="Test the best checkpoint of each trial.")
     args, options = parser.parse_known_args([*argv])
     plan, folder = read_plan(args.file), Path(LOGS) / args.file.stem
@@ -35,6 +35,10 @@ def run(description: str, argv: Sequence[str]) -> None:
         Sweep(plan, folder, options, args.test, lambda trial: _print_trial(trial, plan)).run()
     finally:
         _print_best(plan, folder, options)
+
+
+def _find_file(name: str) -> Path:
+    return Path(str(find_config(name, "configs/sweeps")))
 
 
 def _check_options(plan: Plan, options: Sequence[str]) -> None:

@@ -33,9 +33,19 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$", re.ASCII), [*"-+.0123456789"]
-)
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's dumper with quotes around text that ``_Loader`` takes for a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$", re.ASCII), [*"-+.0123456789"]
+    )
+
+
+def write_settings(settings: Any, allow_unicode: bool = True) -> str:
+    """Writes plain values as YAML, which reads as they are."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -45,7 +55,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         OSError: The file is missing or cannot be read.
         ValueError: It is not a configuration, has a key twice, or was made to exhaust the machine.
     """
-    text = read_text(path)
+    return parse_settings(read_text(path))
+
+
+def parse_settings(text: str) -> dict[str, Any]:
+    """Returns the settings of a configuration in YAML from an untrusted source; see ``read_settings``."""
     try:
         _check_events(text)  # before anything is built
         settings = yaml.load(text, Loader=_Loader)
