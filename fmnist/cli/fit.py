@@ -12,13 +12,12 @@ from torch import nn
 
 from fmnist.cli.screen import name_device, say
 from fmnist.cli.start import Start
-from fmnist.cli.sweep import METRICS
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
 from fmnist.runs.folder import check_own, run_folder
-from fmnist.runs.tables import percent
+from fmnist.runs.tables import LOGGED, percent
 from fmnist.training.checkpoints import (
     AtomicCheckpointIO,
     RunCheckpoint,
@@ -154,7 +153,7 @@ def _check_callbacks(trainer: Trainer, data: FashionMNISTDataModule) -> None:
     if all(type(callback).__module__.startswith(("lightning.", "fmnist.")) for callback in callbacks):
         for callback in callbacks:
             if isinstance(callback, EarlyStopping):
-                known = sorted(name for name in METRICS if data.is_validated or name.startswith("train/"))
+                known = sorted(name for name in LOGGED if data.is_validated or name.startswith("train/"))
                 what = f"EarlyStopping watches {callback.monitor}, which this run does not have"
                 check(callback.monitor in known, f"{what}: there are {', '.join(known)}")
 

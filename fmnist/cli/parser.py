@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, _typehints, set_dumper
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, _typehints, set_dumper  # type: ignore[attr-defined]
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -198,7 +198,7 @@ def make_data_parser(command: str, description: str, example: str, operands: str
     return parser
 
 
-def add_trainer_arguments(parser: Parser) -> None:
+def add_trainer_arguments(parser: LightningArgumentParser) -> None:
     """Adds the settings of the trainer.
 
     Numbers of batches are added with types of their own: of Lightning's ``int | float`` jsonargparse tries float first,

@@ -11,13 +11,13 @@ from fmnist.cli.plain import PlainParser
 from fmnist.errors import check
 from fmnist.files import find_config, write_whole
 from fmnist.runs.folder import LOGS
+from fmnist.runs.tables import LOGGED
 from fmnist.sweep.plan import RESERVED, Plan, Point, as_arguments, read_plan
 from fmnist.sweep.run import Sweep
 from fmnist.sweep.trials import Trial, open_sweep, read_trials
 from fmnist.text import plain
 
 EXAMPLE = "fmnist sweep configs/sweeps/mlp.yaml"
-METRICS = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")} | {"val/ece"}
 SHOWN = 10
 NOISE = "differences below about 0.2 points are within seed noise (measured for mlp-best.yaml)"
 
@@ -55,8 +55,8 @@ def _check_options(plan: Plan, options: Sequence[str]) -> None:
     points: list[Point] = [*plan.named.values()]
     points += [{**first, name: value} for name, several in values.items() for value in several]
     parsed = parse_fit([[*as_arguments(point), *options] for point in points])
-    known = plan.metric in METRICS or any(settings.trainer.callbacks for settings in parsed)
-    check(known, f"metric: no run has {plan.metric}; there are {', '.join(sorted(METRICS))}")
+    known = plan.metric in LOGGED or any(settings.trainer.callbacks for settings in parsed)
+    check(known, f"metric: no run has {plan.metric}; there are {', '.join(sorted(LOGGED))}")
     held_out = all(settings.data.val_size or settings.data.fold for settings in parsed)
     validated = held_out and all(settings.trainer.limit_val_batches != 0 for settings in parsed)
     needless = plan.sampler != "tpe" or plan.metric.startswith("train/")

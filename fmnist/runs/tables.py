@@ -11,6 +11,7 @@ from fmnist.files import digest_file, open_own, read_json, read_text, write_whol
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+LOGGED = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", "acc")} | {"val/ece"}  # by every run
 TIMES = "epoch,seconds"
 MAX_EPOCH = 1e9  # the highest that can be drawn
 MAX_DIGEST = 1 << 31  # bytes of a checkpoint that is hashed to see whether test results are its own

@@ -91,7 +91,7 @@ class Sweep:
         return self._call(trial, handle, "fit", root)  # also if its run cannot be continued
 
     def _call(self, trial: Trial, handle: int, command: str, *arguments: str) -> int:
-        """Runs a command with the options of a trial in a process, which inherits the lock of the trial.
+        """Runs a command with the settings of a trial in a process, which inherits the lock of the trial.
 
         Returns:
             0, 2 if an option of the trial is at fault, or the exit code of a process that was stopped or killed.
@@ -100,10 +100,12 @@ class Sweep:
             PlaceError: The data, a folder or the disk is at fault.
             UserError: The command has ended in another way, or was killed too often.
         """
+        options = [*as_arguments(trial.point), *self.options]
+        settings = options if command == "fit" else ["--config", str(trial.run / "config.yaml")] if trial.run else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.plan.threads))
         with open(trial.path / LOG, "a", encoding="utf-8", opener=open_own) as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fmnist.sweep", command, *as_arguments(trial.point), *self.options, *arguments],
+                [sys.executable, "-m", "fmnist.sweep", command, *settings, *arguments],
                 env=os.environ | threads,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
