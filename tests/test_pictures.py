@@ -109,7 +109,7 @@ def test_unreadable_files_cost_a_row_and_nothing_else(here, cli, tmp_path):
     code, out, err = cli("predict", "--images", tmp_path, "--output", "out.jsonl")
     assert (code, err) == (0, "")
     assert "written: out.jsonl (2 predictions)" in out
-    assert "notice: 2 of 4 files could not be read: the column 'error' says why" in out
+    assert "note: 2 of 4 files could not be read: the column 'error' says why" in out
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [Path(row["path"]).name for row in rows] == ["bad.png", "endless.png", "good, really.png", r"\xff.png"]
     assert [row["error"] for row in rows] == ["is not a picture that can be read", "is not a file", None, None]

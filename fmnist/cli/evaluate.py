@@ -29,7 +29,7 @@ TEST_EXAMPLE = "fmnist test --ckpt_path lightning_logs/version_0/checkpoints/bes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``test`` has beside the options of the Trainer."""
+    """Adds the options of ``test`` that the Trainer does not have."""
     output = "Folder for the results; that of the run, or lightning_logs/ensemble_N, if not given."
     parser.add_argument("--output", type=str, metavar="DIR", help=output)
 

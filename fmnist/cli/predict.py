@@ -23,7 +23,7 @@ TRAINER_OPTIONS = ("--trainer.", "--data.", "--model.", "--seed_everything")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``predict`` has beside the options of the Trainer."""
+    """Adds the options of ``predict`` that the Trainer does not have."""
     images = "Pictures, folders or patterns to classify instead of the test images."
     parser.add_argument("--images", nargs="+", type=str, metavar="PATH", help=images)
     add_transform(parser)
@@ -103,10 +103,10 @@ def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
         write_rows(rows, output)
         print_written(output, len(paths) - len(failed))
     if empty:
-        say(f"notice: {len(empty):,} of {len(paths):,} pictures are nothing but background and get no class", error)
+        say(f"note: {len(empty):,} of {len(paths):,} pictures are nothing but background and get no class", error)
     if failed:
         some = f"{len(failed):,} of {len(paths):,} files could not be read"
-        say(f"notice: {some}: the column 'error' says why", error)
+        say(f"note: {some}: the column 'error' says why", error)
 
 
 def _line(row: dict[str, Any], width: int) -> str:

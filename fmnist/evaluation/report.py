@@ -28,7 +28,7 @@ from fmnist.runs.tables import Metrics, percent
 
 MISTAKES = 24  # in the gallery
 PAIRS = 10  # of classes that are confused most often
-MANY = 12  # classes: a confusion matrix of more has counts alone, and its columns' names stand upright
+MANY = 12  # classes: a confusion matrix of more has only counts, and upright names of columns
 OFF: tuple[Any, ...] = (None, False, 0, "none", [], {})  # values of settings that do nothing
 TRAINER_SETTINGS = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 

@@ -82,7 +82,7 @@ def _metadata(predictor: Predictor, checkpoint: Path) -> dict[str, str]:
 
 
 def compare(predictor: Predictor, content: bytes) -> tuple[float, float]:
-    """Runs an ONNX file and compares it with the model, as ``predictor.compare`` says."""
+    """Runs an ONNX file and compares it with the model; see ``predictor.compare``."""
     import onnxruntime
 
     def compute(images: np.ndarray) -> np.ndarray:

@@ -71,9 +71,9 @@ def load(
         CodeNotNamedError: Its network is not the MLP, and has not been given.
         OSError: The file cannot be read.
     """
-    named = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
-    check(len(named) > 0, "load() was given an empty list: name a checkpoint or a run")
-    paths = find_checkpoints([str(one) for one in named], Path())
+    specs = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
+    check(len(specs) > 0, "load() was given an empty list: name a checkpoint or a run")
+    paths = find_checkpoints([str(one) for one in specs], Path())
     members = [(path, read_checkpoint(path, network)) for path in paths]
     check_members(members, same_split=False)
     return Predictor(load_members(members, network).to(device), members[0][1]["conversion"], transform)
@@ -84,7 +84,7 @@ class Predictor:
 
     Args:
         model: A trained model, on the device where to compute.
-        conversion: How pictures were converted in training, as a checkpoint says it.
+        conversion: How pictures were converted in training, from a checkpoint.
         transform: The function that was applied to each PIL image first, if ``conversion`` names one.
 
     Raises:
@@ -133,11 +133,11 @@ class Predictor:
         if converted.empty:
             return Prediction(None, None, {}, converted.note)
         note = describe_typicality(converted.note, typicality)
-        named = dict(zip(self.class_names, row, strict=True))
-        return Prediction(self.class_names[label], row[label], named, note, typicality)
+        probabilities = dict(zip(self.class_names, row, strict=True))
+        return Prediction(self.class_names[label], row[label], probabilities, note, typicality)
 
     def predict(self, images: Tensor) -> Output:
-        """Computes what the model says of images, uint8 (N, 1, 28, 28), as ``TrainedModel.predict``; on the CPU."""
+        """Computes the same as ``TrainedModel.predict`` for any number of images, uint8 (N, 1, 28, 28), on the CPU."""
         return self.model.predict_in_batches(images)
 
     def convert(self, picture: Any) -> Converted:

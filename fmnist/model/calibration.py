@@ -1,4 +1,4 @@
-"""One number that makes probabilities honest."""
+"""Temperature scaling: one number that calibrates probabilities."""
 
 import math
 
@@ -14,7 +14,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior: float = PRIOR) -> flo
     """Finds the temperature with which ``softmax(logits / temperature)`` fits the labels best.
 
     Temperature scaling, Guo et al. 2017, https://arxiv.org/abs/1706.04599, with a prior that fades with the
-    number of images: few images, or images without a mistake, say little of how sure the network may be. With
+    number of images: few images, or images without a mistake, are little evidence of how sure the network may be. With
     ``beta = 1 / temperature`` the sum of ``-log p`` over the images plus ``prior * (beta - 1 - log(beta))`` is
     minimized, which is a Gamma distribution of ``beta`` whose mode is 1. Both terms are convex in ``beta``, so
     Newton's method, kept inside a shrinking interval, finds the only minimum.

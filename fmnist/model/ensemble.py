@@ -29,7 +29,7 @@ class Ensemble(TrainedModel):
         outputs = [member.predict(images) for member in self.network]
         members = torch.stack([output.logits for output in outputs], 1)
         temperatures = torch.stack([member.temperature for member in self.network])[:, None]
-        # In the logarithm no probability is too small to be told from 0.
+        # Logarithms, in which no probability underflows to 0.
         logits = torch.log_softmax(members.float() / temperatures, 2).logsumexp(1) - math.log(len(outputs))
         known = [output.typicality for output in outputs if output.typicality is not None]
         typicality = torch.stack(known).mean(0) if len(known) == len(outputs) else None

@@ -53,7 +53,7 @@ class TrainedModel(nn.Module):
         return self.predict(images).probabilities
 
     def predict(self, images: Tensor) -> Output:
-        """Computes all there is to say of images, uint8 or floats from 0 to 1, (B, 1, 28, 28), in one pass."""
+        """Computes all fields in one pass of images, uint8 or floats from 0 to 1, (B, 1, 28, 28)."""
         check_pixels(images)
         logits = self.network(images)
         features = self.features.compute() if self.features else None

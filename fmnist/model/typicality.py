@@ -1,4 +1,4 @@
-"""How much an image is like those of the training: what says that it may be none of the classes."""
+"""Typicality: how much an image is like those of the training; a low one hints at none of the classes."""
 
 from collections.abc import Mapping
 from threading import get_ident

@@ -27,7 +27,7 @@ from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
-DATA = "FashionMNISTDataModule"  # what a checkpoint says of its data, by the name of the class that says it
+DATA = "FashionMNISTDataModule"  # the state of the data module, by the name of its class
 KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
 
 
@@ -56,10 +56,10 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
     Args:
         path: The checkpoint's file.
         settings: Its hyper-parameters. The name of a network in there is only compared and shown, never imported.
-        given: The class or function that the user has named.
+        given: The class or function that the user trusts.
 
     Raises:
-        CodeNotNamedError: None was named, and the network is not the MLP.
+        CodeNotNamedError: None was given, and the network is not the MLP.
     """
     described = settings.get("network")
     if described is None:
@@ -94,7 +94,7 @@ def read_values(path: Path) -> Checkpoint:
 
 
 def read_saved(path: Path) -> Checkpoint:
-    """Loads what Lightning or ``export`` has saved, whatever it says; nothing in it is executed.
+    """Loads what Lightning or ``export`` has saved, without a look at its values; nothing in it is executed.
 
     Raises:
         UserError: The file is damaged, or holds something other than plain values and tensors.
@@ -171,7 +171,7 @@ def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Turns whatever is wrong with a foreign file into one line; anything at all can be."""
+    """Turns any error of an untrusted file into one line."""
     try:
         yield
     except (OSError, UserError):
@@ -194,7 +194,7 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 
 def _check_parts(checkpoint: Checkpoint) -> None:
-    """Refuses weights that are none, and what is said beside them if it is not of the kind that is used later."""
+    """Refuses parts that are not of the type that is used later."""
     if "conversion" not in checkpoint:
         raise ValueError("it does not say how pictures are converted")
     for part in ("state_dict", "typicality", "conversion", DATA):

@@ -67,7 +67,7 @@ class CalibratedModule(Evaluator):
         return self.predict(batch[0])
 
     def setup(self, stage: str) -> None:
-        """Compares the classes with those of the data module, and takes what else the network must know of the data.
+        """Compares the classes with those of the data module, and takes conversion and pixel statistics from it.
 
         Raises:
             UserError: The classes differ.
@@ -78,7 +78,7 @@ class CalibratedModule(Evaluator):
         if hasattr(data, "source"):
             self.conversion = data.source.describe_conversion()
         if stage == "fit":
-            self.use_pixel_statistics(*FashionMNIST.pixels)  # where no data module has said otherwise
+            self.use_pixel_statistics(*FashionMNIST.pixels)  # unless a data module has set them
             if not self.network.training:
                 self.train()  # Lightning would train a network in the evaluation mode that a prediction has left
             self.temperature.fill_(1.0)  # it and typicality are of the weights before

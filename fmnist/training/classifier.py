@@ -134,7 +134,7 @@ class ImageClassifier(CalibratedModule):
         return [AveragingCheck()]
 
     def on_fit_start(self) -> None:
-        """Weighs the classes, if that is asked for."""
+        """Counts the classes, if they are to be balanced."""
         self.class_weights = None
         if self.hparams["class_weights"] == "balanced":
             data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -69,7 +69,7 @@ class Evaluator(LightningModule):
     validation_step = predict_step = test_step
 
     def predict(self, images: Tensor) -> Output:
-        """Computes what the model says of images, in float32 whatever the trainer's precision for training is."""
+        """Computes the output for images, in float32 whatever the trainer's precision for training is."""
         with torch.autocast(self.device.type, enabled=False):
             return self.models[0].predict(images)
 
