@@ -49,7 +49,7 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
             if buffer.layout == torch.strided and 0 in buffer.stride():  # nothing can be loaded into shared memory
                 setattr(module, name, buffer.contiguous())
     whole = nn.Sequential(PixelNormalization(**pixels), network)
-    _run_once(whole, classes)
+    _check_logits(whole, classes)
     return whole
 
 
@@ -70,20 +70,31 @@ def example_images() -> Tensor:
     return torch.stack([pixels % 256, pixels * 7 % 64]).to(torch.uint8).reshape(2, 1, 28, 28)
 
 
-def _run_once(network: nn.Sequential, classes: int) -> None:
-    """Shows two images to a network that has just been made; lazy layers get their shapes here.
+def name_network(network: nn.Module) -> str:
+    """Returns what messages call a custom network."""
+    return f"model.network {type(network[-1]).__name__}"  # type: ignore[index]
+
+
+def run_network(network: nn.Module, images: Tensor, how: str) -> Any:
+    """Returns what a custom network makes of images.
 
     Raises:
-        UserError: It cannot take them, or returns something else than finite logits.
+        UserError: It cannot take them ``how`` they are given.
     """
-    name = f"model.network {type(network[-1]).__name__}"
+    try:
+        return network(images)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{name_network(network)} cannot take {how}: {reason}") from error
+
+
+def _check_logits(network: nn.Sequential, classes: int) -> None:
+    """Refuses a network that has no finite logits for two images; lazy layers get their shapes here."""
+    name = name_network(network)
     modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = network.eval()(example_images())
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{name} cannot take normalized images, float (2, 1, 28, 28): {reason}") from error
+            logits = run_network(network.eval(), example_images(), "normalized images, float (2, 1, 28, 28)")
     finally:
         for module, training in modes.items():
             module.training = training
