@@ -67,16 +67,8 @@ def test(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNIST
     _print_leakage(start, data, "test", *["validate"] * bool(start.others))
     if not trainer.is_global_zero:
         return
-    assert data.test_set is not None
-    temperature = evaluator.models[0].temperature.item()
-    metrics: Metrics = {
-        **measure(found.scores, found.output.logits, found.labels, evaluator.class_names, temperature),
-        **origin(None if start.others else start.path, start.checkpoint),
-        **({"epoch": None, **summarize(_score_members(start, evaluator, found))} if start.others else {}),
-        **({"partial": True} if len(found.labels) < len(data.test_set) else {}),
-        "device": name_device(trainer),
-        "seconds": round(time.monotonic() - began, 3),
-    }
+    measured = {"device": name_device(trainer), "seconds": round(time.monotonic() - began, 3)}
+    metrics = {**_measure(start, evaluator, found, data), **measured}
     error = None
     written: list[str] = []
     try:  # before anything is printed: whoever reads the screen may leave early, as ``head`` does
@@ -129,6 +121,17 @@ def _print_leakage(start: Start, data: FashionMNISTDataModule, *stages: str) -> 
     saved = start.checkpoint.get("FashionMNISTDataModule") or {}
     for line in dict.fromkeys(line for stage in stages for line in data.compare_split(saved, stage)):
         say(line)
+
+
+def _measure(start: Start, evaluator: Evaluator, found: Evaluated, data: FashionMNISTDataModule) -> Metrics:
+    assert data.test_set is not None
+    temperature = evaluator.models[0].temperature.item()
+    return {
+        **measure(found.scores, found.output.logits, found.labels, evaluator.class_names, temperature),
+        **origin(None if start.others else start.path, start.checkpoint),
+        **({"epoch": None, **summarize(_score_members(start, evaluator, found))} if start.others else {}),
+        **({"partial": True} if len(found.labels) < len(data.test_set) else {}),
+    }
 
 
 def _score_members(start: Start, evaluator: Evaluator, found: Evaluated) -> list[Metrics]:
