@@ -210,8 +210,10 @@ def _check_parts(checkpoint: Checkpoint) -> None:
     }
     for part in [part for part, kind in right.items() if not kind]:
         raise ValueError(f"its {part} is not that of a run")
-    check_tensors(checkpoint["state_dict"])
-    check_tensors(checkpoint.get("typicality", {}))
+    typicality = checkpoint.get("typicality", {})
+    check_tensors({**checkpoint["state_dict"], **typicality})
+    if not all(tensor.isfinite().all() for tensor in typicality.values()):
+        raise ValueError("its typicality is not finite")
 
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
