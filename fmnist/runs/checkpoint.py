@@ -211,7 +211,8 @@ def _check_parts(checkpoint: Checkpoint) -> None:
     for part in [part for part, kind in right.items() if not kind]:
         raise ValueError(f"its {part} is not that of a run")
     typicality = checkpoint.get("typicality", {})
-    check_tensors({**checkpoint["state_dict"], **typicality})
+    check_tensors(checkpoint["state_dict"])
+    check_tensors(typicality)
     if not all(tensor.isfinite().all() for tensor in typicality.values()):
         raise ValueError("its typicality is not finite")
 
