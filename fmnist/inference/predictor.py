@@ -75,7 +75,8 @@ def load(
     check(len(specs) > 0, "load() was given an empty list: name a checkpoint or a run")
     paths = find_checkpoints([str(one) for one in specs], Path())
     members = [(path, read_checkpoint(path, network)) for path in paths]
-    check_members(members, same_split=False)
+    if len(members) > 1:
+        check_members(members, same_split=False)
     return Predictor(load_members(members, network).to(device), members[0][1]["conversion"], transform)
 
 
