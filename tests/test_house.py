@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 # From the ground up: a file imports what stands in its own room or before it.
 ROOMS = ["", "model", "runs", "data", "evaluation", "inference", "training", "sweep", "cli"]
 FILES = sorted((ROOT / "fmnist").rglob("*.py"))
-NO_TORCH = ("runs/folder.py", "runs/settings.py", "runs/tables.py", "cli/compare.py", "cli/plain.py")
+NO_TORCH = ("runs/folder.py", "runs/settings.py", "runs/tables.py", "cli/compare.py", "cli/options.py")
 
 
 def name(path):
@@ -58,7 +58,7 @@ def test_no_room_imports_anything_by_itself():
 def test_lightning_stays_upstairs():
     for path in FILES:
         free = room(path) in ("model", "inference", "runs") or (room(path) == "data" and path.name != "datamodule.py")
-        if free or name(path) in ("cli/export.py", "cli/plain.py", *NO_TORCH):
+        if free or name(path) in ("cli/export.py", "cli/options.py", *NO_TORCH):
             assert not [module for module in imports(path) if module.startswith(("lightning", "torchmetrics"))], name(
                 path
             )

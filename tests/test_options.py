@@ -9,7 +9,7 @@ import yaml
 
 from fmnist import UserError
 from fmnist.cli.command import parse_fit
-from fmnist.cli.start import look
+from fmnist.cli.resolve import look
 from tests.conftest import spawn
 from tests.forkserver import Executed
 

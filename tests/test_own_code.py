@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmnist import ImageClassifier, UserError, load
-from fmnist.cli.start import Given, Option, Start
+from fmnist.cli.resolve import Given, Option, Start
 from fmnist.model.network import describe_network
 from fmnist.names import import_code
 

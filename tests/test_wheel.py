@@ -77,7 +77,7 @@ def test_what_is_here_comes_before_what_is_bundled(tmp_path, monkeypatch):
 
 def test_a_zip_of_the_package_has_them(installed, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "fmnist"), "zip", installed, "fmnist")
-    code = "from fmnist.cli.start import read_config; print(read_config('mlp.yaml')['model']['mixup'])"
+    code = "from fmnist.cli.resolve import read_config; print(read_config('mlp.yaml')['model']['mixup'])"
     env = {**os.environ, "PYTHONPATH": archive}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0.2\n"), done.stderr

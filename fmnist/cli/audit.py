@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fmnist.cli.console import quiet
 from fmnist.cli.parser import DEFAULT_SOURCE, Parser, make_data_parser
-from fmnist.cli.screen import quiet
-from fmnist.cli.start import find_start
+from fmnist.cli.resolve import find_start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.split import read_fold
 from fmnist.devices import find_device

@@ -13,10 +13,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from fmnist.cli import evaluate, fit, predict
+from fmnist.cli.console import quiet, say
+from fmnist.cli.options import CHECKPOINT
 from fmnist.cli.parser import CHECKPOINTS, DEFAULT_SOURCE, HELP, Config, Parser, add_trainer_arguments, as_typed
-from fmnist.cli.plain import CHECKPOINT
-from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import find_start, look
+from fmnist.cli.resolve import find_start, look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.network import MLP_SETTINGS

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fmnist.cli.plain import PlainParser
+from fmnist.cli.options import PlainParser
 from fmnist.errors import check
 from fmnist.files import expand, read_json
 from fmnist.runs.folder import LOGS, ended_mark, find_below, is_locked, locate, newest_run, read_name, spell

@@ -8,9 +8,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
+from fmnist.cli.console import name_device, say
 from fmnist.cli.predict import check_output_option, print_written
-from fmnist.cli.screen import name_device, say
-from fmnist.cli.start import Start
+from fmnist.cli.resolve import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.evaluation.report import write_report

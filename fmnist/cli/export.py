@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from fmnist import __version__
-from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
-from fmnist.cli.screen import say
-from fmnist.cli.start import Start, find_start
+from fmnist.cli.console import say
+from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform
+from fmnist.cli.resolve import Start, find_start
 from fmnist.errors import check
 from fmnist.files import check_target, expand, write_whole
 from fmnist.inference import onnx, page

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder
 from torch import nn
 
-from fmnist.cli.screen import name_device, say
-from fmnist.cli.start import Start
+from fmnist.cli.console import name_device, say
+from fmnist.cli.resolve import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW

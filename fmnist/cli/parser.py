@@ -10,8 +10,8 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, _typ
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fmnist.cli.plain import CHECKPOINT, TAKE_SEVERAL, refuse_stray, suggest
-from fmnist.cli.start import Given, Option, read_config
+from fmnist.cli.options import CHECKPOINT, TAKE_SEVERAL, refuse_stray, suggest
+from fmnist.cli.resolve import Given, Option, read_config
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.sources import folder, parquet, table, torchvision  # noqa: F401 - their classes can be typed by name
 from fmnist.errors import UserError, check

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
-from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import find_start
+from fmnist.cli.console import quiet, say
+from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform
+from fmnist.cli.resolve import find_start
 from fmnist.devices import find_device
 from fmnist.errors import UserError, check
 from fmnist.files import check_unused, expand

@@ -5,9 +5,9 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from fmnist.cli.console import quiet, say
 from fmnist.cli.parser import make_data_parser
-from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import look
+from fmnist.cli.resolve import look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.problems import find_small_classes, find_two_labels
 from fmnist.files import atomic_path, expand

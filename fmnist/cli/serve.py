@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
+from fmnist.cli.console import quiet, say
 from fmnist.cli.export import describe_origin
-from fmnist.cli.plain import PlainParser, add_checkpoint_arguments, add_transform
-from fmnist.cli.screen import quiet, say
-from fmnist.cli.start import find_start
+from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform
+from fmnist.cli.resolve import find_start
 from fmnist.errors import UserError, check
 from fmnist.inference.predictor import Predictor
 from fmnist.names import check_installed

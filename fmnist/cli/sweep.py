@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from fmnist.cli.compare import format_text, list_runs
-from fmnist.cli.plain import PlainParser
+from fmnist.cli.options import PlainParser
 from fmnist.errors import check
 from fmnist.files import find_config, write_whole
 from fmnist.runs.folder import LOGS

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fmnist.cli.plain import TAKE_SEVERAL
-from fmnist.cli.screen import say
+from fmnist.cli.console import say
+from fmnist.cli.options import TAKE_SEVERAL
 from fmnist.data.saved import read_data_settings
 from fmnist.errors import UserError, check
 from fmnist.files import expand, find_config, read_text
