@@ -1,6 +1,5 @@
 """Shared fixtures: no network, a small data set in the real format, the real data set, the real command line."""
 
-import fcntl
 import gzip
 import hashlib
 import importlib
@@ -17,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes with two thre
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from fmnist.__main__ import main
 from fmnist.data.sources import download
@@ -125,8 +125,7 @@ def shared(tmp_path_factory):
     top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
 
     def share(name, fill):
-        with (top / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(top / f"{name}.lock"):
             if not (top / name).exists():
                 draft = Path(tempfile.mkdtemp(dir=top))
                 fill(draft)

@@ -44,7 +44,7 @@ class Popen:
     __class_getitem__ = classmethod(GenericAlias)
 
     def __new__(cls, command, *args, **options):
-        forked = module_of(command) in MODULES
+        forked = hasattr(os, "fork") and module_of(command) in MODULES
         return super().__new__(cls) if forked else Executed(command, *args, **options)
 
     def __init__(self, command, *, cwd=".", env=None, stdout=None, stderr=None, text=False, preexec_fn=None):

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import shutil
 import sys
 import tempfile
@@ -122,6 +121,8 @@ def fuzz(name: str, inputs: int, same: bool = False) -> Report:
 
 
 def _peak() -> int:
+    import resource  # Windows has none, and tests take other things from here
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -32,6 +32,7 @@ def test_failure_keeps_the_previous_content(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.signals
 def test_a_killed_process_leaves_the_previous_content(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("before")

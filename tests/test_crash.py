@@ -8,6 +8,8 @@ import pytest
 
 from tests.conftest import ROOT, Popen, source
 
+pytest.importorskip("pty")  # Windows has none
+pytestmark = pytest.mark.signals
 sys.path.append(str(ROOT / "benchmarks"))
 crash = importlib.import_module("crash")
 

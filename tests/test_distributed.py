@@ -17,6 +17,7 @@ from fmnist.model.calibration import fit_temperature
 from tests.conftest import ROOT, Popen, source, spawn, start
 from tests.forkserver import Executed
 
+pytestmark = pytest.mark.signals
 TWO = ("--trainer.accelerator=cpu", "--trainer.devices=2")
 LITTLE = ("--config", ROOT / "configs" / "mlp.yaml", "--model.hidden_dims=[16]", "--data.batch_size=64")
 LITTLE += ("--data.val_size=500",)

@@ -55,6 +55,7 @@ def test_the_convolutional_network_does_what_the_mlp_does(examples, cli):
     assert load("version_0", network=ConvNet).classify(torch.zeros(28, 28, dtype=torch.uint8)).name
 
 
+@pytest.mark.signals
 def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents):
     """Without PYTHONPATH or an import beforehand, by the console script: the current folder is searched."""
     script = Path(sys.executable).with_name("fmnist")

@@ -145,6 +145,7 @@ def test_damaged_file_is_named_when_nothing_can_replace_it(small_data, root, mon
         assert (raw / IMAGES).read_bytes() == content, "nothing is deleted"
 
 
+@pytest.mark.signals
 def test_complete_folder_is_not_written_to(small_data, root):
     raw = VerifiedFashionMNIST(root).raw_folder
     before = {path.name: path.stat().st_mtime_ns for path in [raw, *raw.iterdir()]}

@@ -25,6 +25,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize("target", TARGETS)
 def test_two_hundred_inputs(target):
     report = fuzz(target, 200, same=True)

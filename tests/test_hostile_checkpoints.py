@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import resource
 import struct
 import time
 import zipfile
@@ -22,6 +21,8 @@ from fmnist.runs.tensor_file import pack
 from tests.conftest import ROOT
 from tests.fuzz import CHECKPOINT, SAVED
 
+resource = pytest.importorskip("resource")  # Windows has none
+pytestmark = pytest.mark.signals
 COMMANDS = (
     ["predict", "--images", ROOT / "docs/boot.png"],
     ["predict", "--output", "out.csv"],

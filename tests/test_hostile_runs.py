@@ -17,6 +17,7 @@ from PIL import Image
 from fmnist.files import write_whole
 from fmnist.runs import folder as runs
 
+pytestmark = pytest.mark.signals
 RUN = Path("lightning_logs/version_0")
 HIGHEST = f"version_{'9' * 247}"
 FIT = ("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 2)

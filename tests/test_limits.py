@@ -158,6 +158,7 @@ def test_parquet_of_odd_forms(refused, image, label, about, message):
     assert message in refused(*PARQUET)
 
 
+@pytest.mark.signals
 def test_a_pipe_is_no_parquet_file(refused):
     Path("data").mkdir()
     os.mkfifo("data/train.parquet")
@@ -185,6 +186,7 @@ def table(path):
     return ("prepare", "--data.source=CSV", f"--data.source.annotations_file={path}", "--data.source.img_dir=.")
 
 
+@pytest.mark.signals
 def test_tables_are_files_of_a_size(refused):
     os.mkfifo("pipe.csv")
     with Path("large.csv").open("wb") as file:

@@ -1,7 +1,6 @@
 """Who may work on a run: one process at a time, also after kill -9, and wherever the folders are."""
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,8 @@ import pytest
 from fmnist.runs import folder as runs
 from tests.conftest import ROOT
 
+fcntl = pytest.importorskip("fcntl")  # Windows has none
+pytestmark = pytest.mark.signals
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path

@@ -186,6 +186,7 @@ def test_a_jpeg_may_be_larger_than_other_pictures(monkeypatch):
         read_picture(io.BytesIO(encode(large, "PNG")))
 
 
+@pytest.mark.signals
 def test_only_files_are_opened(tmp_path):
     for path, message in ((tmp_path, "is not a file"), ("/dev/zero", "is not a file"), (tmp_path / "x", "not exist")):
         with pytest.raises(PictureError, match=message):

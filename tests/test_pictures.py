@@ -101,6 +101,7 @@ def test_patterns_do_not_go_in_circles(tmp_path):
     assert find_pictures([str(tmp_path / "**" / "*.png")]) == [str(tmp_path / "sub" / "a.png")]
 
 
+@pytest.mark.signals
 def test_unreadable_files_cost_a_row_and_nothing_else(here, cli, tmp_path):
     shutil.copy("png/0000.png", tmp_path / "good, really.png")
     (tmp_path / "bad.png").write_bytes(b"nonsense")

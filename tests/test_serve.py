@@ -4,7 +4,6 @@ import base64
 import http.client
 import io
 import json
-import resource
 import signal
 import socket
 import threading
@@ -23,6 +22,8 @@ from fmnist import FashionMNIST, load
 from tests.conftest import ROOT, spawn, start
 from tests.forkserver import Popen
 
+resource = pytest.importorskip("resource")  # Windows has none
+pytestmark = pytest.mark.signals
 RUN = "lightning_logs/version_0"
 FORM, JSON, RAW = "multipart/form-data; boundary=x", "application/json", "application/octet-stream"
 HALF = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"

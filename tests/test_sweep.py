@@ -368,6 +368,7 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.signals
 def test_a_sweep_that_is_stopped_stops_its_run(write, tmp_path, few, name):
     path = write(search={"seed_everything": [0]})
     sweep = start("sweep", path, *source(few), cwd=tmp_path)
