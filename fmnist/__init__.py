@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # `python -m` has the current folder first on the path here: no import that could be found there
     from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 # Imported on first use, so that `import fmnist` and `fmnist --version` do not pay for torch.
 _PUBLIC = {
