@@ -2,7 +2,7 @@
 
     python benchmarks/study.py                database of SQLite, in a temporary folder
     python benchmarks/study.py --postgres     server of PostgreSQL, for this run only: `apt-get install postgresql`
-                                              and `pip install 'psycopg[binary]'`; as root it runs as the user postgres
+                                              and `pip install psycopg[binary]`; as root it runs as the user postgres
 
 Prints the trials as the database has them. Exit code 1 if the point of the killed worker was not trained again.
 """
