@@ -22,7 +22,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "examples" / "optuna_study.py"
+WORKER = [sys.executable, "-m", "examples.optuna_study"]
 OPTIONS = ("--study=study", "--heartbeat=1", "--model.hidden_dims=[32]", "--trainer.logger=false")
 
 
@@ -51,7 +51,7 @@ def serve(folder: Path) -> Iterator[str]:
 @contextmanager
 def start(url: str, folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a worker, waits until it trains, and kills it in the end if it still runs."""
-    command = [sys.executable, str(SCRIPT), url, *OPTIONS, *options]
+    command = [*WORKER, url, *OPTIONS, *options]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout

@@ -136,7 +136,7 @@ def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[Fashi
     """Classifies the fold that a run was not trained on."""
     start = find_start("audit", [*argv], run / "checkpoints" / "last.ckpt")
     parser.set_defaults({**DEFAULT_SOURCE, **start.data})
-    data: FashionMNISTDataModule = parser.instantiate_classes(parser.parse_args([*argv])).data
+    data: FashionMNISTDataModule = parser.instantiate(parser.parse_args([*argv])).data
     data.prepare_data()
     data.setup("validate")
     saved = (start.checkpoint.get("FashionMNISTDataModule") or {}).get("split")

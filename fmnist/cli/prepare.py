@@ -22,7 +22,7 @@ def run(description: str, argv: list[str]) -> None:
     quiet()
     parser = make_data_parser("prepare", description, EXAMPLE)
     parser.add_function_arguments(prepare, skip={"data"})
-    made = parser.instantiate_classes(parser.parse_given(look(argv)))
+    made = parser.instantiate(parser.parse_given(look(argv)))
     prepare(made.data, made.show)
 
 

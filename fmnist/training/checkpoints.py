@@ -107,7 +107,7 @@ def finish_interrupted_run(run: Path) -> None:
 def dump_settings(parser: LightningArgumentParser, config: Namespace) -> str:
     """Returns settings as the ``config.yaml`` of a run, which every command accepts."""
     shared = Namespace(**{key: config[key] for key in SHARED_KEYS})  # type: ignore[no-untyped-call]
-    return str(parser.dump(shared, skip_none=False, skip_validation=True)).replace(NO_NAME, "")
+    return str(parser.dump(shared, skip_unset=False, skip_validation=True)).replace(NO_NAME, "")
 
 
 class RunCheckpoint(Checkpoint):
