@@ -118,7 +118,7 @@ def test_the_page_converts_as_the_package_does(opened, place, images, make):
         file = io.BytesIO()
         make(image[0].numpy()).save(file, format="PNG")
         found = page.evaluate(READ, encode(file.getvalue()))
-        expected = model.read(io.BytesIO(file.getvalue()))
+        expected = model.convert(file.getvalue())
         assert (found["note"], found["empty"]) == (expected.note, expected.empty)
         difference = torch.tensor(found["pixels"]) - expected.image.flatten().int()
         assert difference.abs().float().mean() < 0.5
@@ -212,7 +212,7 @@ def choose(page, file):
 
 
 def is_shown(page, note="light background: inverted"):
-    page.wait_for_function("(note) => document.getElementById('note').textContent === note", arg=note, timeout=60_000)
+    page.wait_for_function("(note) => document.getElementById('note').textContent.startsWith(note)", arg=note)
 
 
 def test_pictures_of_phones_are_reduced_to_their_canvas(opened, place, files):
@@ -221,7 +221,7 @@ def test_pictures_of_phones_are_reduced_to_their_canvas(opened, place, files):
         choose(page, files / f"{name}.jpg")
         is_shown(page)
         expected = model.classify(files / f"{name}.jpg")
-        assert expected.note == "light background: inverted"
+        assert expected.note.startswith("light background: inverted")
         assert state(page)[0].startswith(f"{expected.name}, "), name
         page.click("#clear")
         is_shown(page, "nothing but background")

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -16,7 +16,7 @@ from fmnist.inference.predictor import compare as compare_with_model
 from fmnist.model.mlp import ACTIVATIONS, MLP, PixelNormalization
 
 TOLERANCE = 0.01  # of a probability: weights have 11 bits in the page
-HERE = Path(__file__).parent
+HERE = files("fmnist.inference")  # the package may be in a zip file
 CLOTHES = 10  # images in examples.bin, one of each class of Fashion-MNIST
 NAMES = ("T-shirt/top", "Ankle boot")  # the first and the last of its classes
 
@@ -26,7 +26,7 @@ def to_page(predictor: Predictor, origin: str) -> str:
 
     Args:
         predictor: The model.
-        origin: What it says of itself, such as its checkpoint and the accuracy of its test.
+        origin: Where the model comes from, such as its checkpoint and its accuracy on the test images.
 
     Raises:
         UserError: The page cannot compute the network, or cannot convert pictures as in training.
@@ -40,10 +40,10 @@ def to_page(predictor: Predictor, origin: str) -> str:
 
 
 def render(model: dict[str, Any]) -> str:
-    """Fills the template with what the page knows of a model."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
-    data = json.dumps(model).replace("<", "\\u003c")  # no text can end the script that it stands in
-    return environment.get_template("page.html.j2").render(data=data, names=model["classes"])
+    """Renders the template for a description of a model."""
+    template = jinja2.Environment(autoescape=True).from_string((HERE / "page.html.j2").read_text(encoding="utf-8"))
+    data = json.dumps(model).replace("<", "\\u003c")  # no text can end the script that it is in
+    return template.render(data=data, names=model["classes"])
 
 
 def _describe(predictor: Predictor) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _describe(predictor: Predictor) -> dict[str, Any]:
 
 
 def _typicality(predictor: Predictor) -> dict[str, Any] | None:
-    """Writes down what tells how typical an image is; None if that is not known."""
+    """Describes the model of typicality; None if there is none."""
     model = predictor.model.typicality
     if model is None:
         return None
@@ -72,7 +72,7 @@ def _typicality(predictor: Predictor) -> dict[str, Any] | None:
 
 
 def _fold(network: nn.Module) -> dict[str, Any]:
-    """Writes an MLP as dense layers, batch normalization folded in."""
+    """Describes an MLP as dense layers, with batch normalization folded in."""
     layers: list[dict[str, Any]] = []
     activation, scale, offset = "relu", 1.0, 0.0
     for module in network:  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def _encode(content: bytes) -> str:
 
 
 def compare(predictor: Predictor, page: str) -> tuple[float, float]:
-    """Computes by the page's steps, with the weights as they stand in it; compares as ``predictor.compare`` says."""
+    """Compares what the page computes, with the weights that are in it, with the model; see ``predictor.compare``."""
     model = json.loads(page.partition('id="model">')[2].partition("</script>")[0])
     activate = ACTIVATIONS[model["activation"]]()
 

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -26,9 +26,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
-from fmnist.data.photos import PictureError
+from fmnist.data.photos import Converted, PictureError
 from fmnist.inference.page import render
-from fmnist.inference.predictor import Predictor
+from fmnist.inference.predictor import Prediction, Predictor
 from fmnist.inference.request import CURL, FORM, OPENAPI, Options, read_request
 
 MAX_BYTES, MAX_HELD, MAX_WAITING = 20_000_000, 256_000_000, 64
@@ -178,21 +178,23 @@ class _Service:
         """Answers a request, in a thread."""
         pictures, single, options = read_request(content_type, query, bytes(body))
         try:
-            answers = [self._classify(picture, options) for picture in pictures]
+            converted = [self.predictor.convert(picture) for picture in pictures]
         except PictureError as error:
             code = 415 if isinstance(error.__cause__, UnidentifiedImageError) else 422
             hint = f"; {CURL}" if FORM in content_type else ""
             raise HTTPException(code, f"the picture {error}{hint}") from error
+        # one by one: in a batch the probabilities would differ in their last digits
+        predictions = [cast(Prediction, self.predictor.classify(one)) for one in converted]
+        answers = [_write(*row, options) for row in zip(predictions, converted, strict=True)]
         return json.dumps(answers[0] if single else answers).encode()
 
-    def _classify(self, picture: bytes, options: Options) -> Any:
-        """Classifies a picture; the classes are written as Hugging Face does."""
-        converted = self.predictor.convert(picture)
-        prediction: Any = self.predictor.classify(converted)
-        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[: options.top_k]
-        classes = [{"label": name, "score": probability} for name, probability in best]
-        if not options.note and not options.seen:
-            return classes
-        answer = {"predictions": classes, "note": prediction.note, "typicality": prediction.typicality}
-        seen = {"seen": base64.b64encode(converted.image.numpy().tobytes()).decode()} if options.seen else {}
-        return answer | seen
+
+def _write(prediction: Prediction, converted: Converted, options: Options) -> Any:
+    """Writes a prediction as Hugging Face does."""
+    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[: options.top_k]
+    classes = [{"label": name, "score": probability} for name, probability in best]
+    if not options.note and not options.seen:
+        return classes
+    answer = {"predictions": classes, "note": prediction.note, "typicality": prediction.typicality}
+    seen = {"seen": base64.b64encode(converted.image.numpy().tobytes()).decode()} if options.seen else {}
+    return answer | seen
