@@ -72,6 +72,14 @@ def test_the_files_that_come_along_can_be_read(path):
     assert plan.search or plan.named
 
 
+def test_a_configuration_is_beside_the_file_or_in_the_package(write, tmp_path, monkeypatch):
+    beside, search = tmp_path / "mlp.yaml", {"data.shift": [0]}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_plan(write(search=search)).config == [str(beside)]
+    assert read_plan(write(config="~/mlp.yaml", search=search)).config == [str(beside)]
+    assert read_plan(write(config="mlp-small.yaml", search=search)).config == [str(ROOT / "configs/mlp-small.yaml")]
+
+
 def test_the_table_of_results_is_one_sweep():
     points = [*read_plan(ROOT / "configs/sweeps/seeds.yaml").grid()]
     assert len(points) == 20
@@ -110,6 +118,9 @@ def test_a_class_keeps_its_settings_in_any_order(write, lr):
         ("torch.optim.Adam", 0.25),
     ]
     assert "momentum" not in optimizers[0].init_args, "SGD of the configuration has left nothing"
+    (point,) = read_plan(write(search={"model.optimizer.lr": [0.5]})).grid()
+    (settings,) = parse_fit([[*as_arguments(point), "--model.optimizer", "Adam"]])
+    assert (settings.model.optimizer.class_path, settings.model.optimizer.init_args.lr) == ("torch.optim.Adam", 0.5)
 
 
 def test_ranges_keep_to_their_bounds_and_steps(write):

@@ -4,13 +4,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from fmnist.cli.compare import format_text, list_runs
 from fmnist.cli.options import PlainParser
 from fmnist.errors import check
 from fmnist.files import find_config, write_whole
 from fmnist.runs.folder import LOGS
+from fmnist.runs.settings import write_settings
 from fmnist.runs.tables import LOGGED
 from fmnist.sweep.plan import RESERVED, Plan, Point, as_arguments, read_plan
 from fmnist.sweep.run import Sweep
@@ -88,5 +87,5 @@ def _print_best(plan: Plan, folder: Path, options: Sequence[str]) -> None:
     seeds = {"config": str(Path(best.point["config"]).resolve()), "search": search}
     path = folder / f"{folder.name}-seeds.yaml"
     print(f"best: {best.path}; {NOISE}")
-    write_whole(path, yaml.safe_dump(seeds, sort_keys=False))
+    write_whole(path, write_settings(seeds))
     print(f"with five seeds: python -m fmnist sweep {shlex.join([str(path), '--test', *options])}")

@@ -11,7 +11,7 @@ from typing import Any
 from unicodedata import normalize
 
 from fmnist.errors import UserError, check
-from fmnist.files import digest_file, expand
+from fmnist.files import digest_file, expand, find_config
 from fmnist.names import check_installed
 from fmnist.runs.settings import read_settings
 
@@ -118,10 +118,12 @@ def _read_configs(given: Any, path: Path) -> list[str]:
     configs = given if isinstance(given, list) else [given]
     paths = bool(configs) and all(isinstance(config, str) for config in configs)
     check(paths, f"{path}: config must be the path of a configuration, or a list of them")
-    configs = [os.path.normpath(path.parent / expand(config)) for config in configs]
+    found = []
     for config in configs:
-        check(Path(config).is_file(), f"{path}: there is no configuration {config}")
-    return configs
+        here = os.path.normpath(path.parent / expand(config))
+        found.append(here if Path(here).is_file() else str(find_config(config)))
+        check(Path(found[-1]).is_file(), f"{path}: there is no configuration {here}")
+    return found
 
 
 def _read_space(name: str, given: Any) -> Space:
