@@ -126,7 +126,7 @@ def _read_settings(run: Path) -> dict[str, dict[str, Any]]:
 def _find_difference(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> str:
     """Returns the first setting that differs; empty if none does."""
     for part in one:
-        for key in sorted((one[part].keys() | other[part].keys()) - {"fold", "class_names"}, key=str):
+        for key in sorted((one[part].keys() | other[part].keys()) - {"fold"}, key=str):
             if one[part].get(key) != other[part].get(key):
                 return f"{part}.{key}"
     return ""

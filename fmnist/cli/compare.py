@@ -59,7 +59,7 @@ def list_runs(folder: Path) -> list[Row]:
     read |= {path: ({"status": _find_failure(path)}, {}) for path in trials if newest_run(path) is None}
     readable = [settings for _, settings in read.values() if settings]
     keys = sorted({key for settings in readable for key in settings} - {"trainer.default_root_dir"})
-    differing = [key for key in keys if _differs([settings.get(key) for settings in readable], key)]
+    differing = [key for key in keys if len({repr(settings.get(key)) for settings in readable}) > 1]
     rows = [
         {"run": spell(path), "name": read_name(path), **dict.fromkeys(METRICS), **row}
         | {key: settings.get(key) for key in differing}
@@ -96,12 +96,6 @@ def _gather_seeds(rows: list[Row], settings: list[str]) -> list[Row]:
         for row in rows:
             row |= {f"{key} std": None for key in SPREAD}
     return gathered
-
-
-def _differs(values: list[Any], key: str) -> bool:
-    # class names are unknown before a run and saved when it is continued
-    found = [value for value in values if value is not None] if key == "model.class_names" else values
-    return len({repr(value) for value in found}) > 1
 
 
 def _read_run(path: Path) -> tuple[Row, Row]:

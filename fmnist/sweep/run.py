@@ -77,21 +77,23 @@ class Sweep:
             elif code == 2:
                 trial.finish("failed", reason=trial.last_error())
         if trial.result() and not trial.is_done(self.test):
-            code = self._call(trial, handle, "test", "--ckpt_path", str(trial.path))
+            settings = f"--config={trial.run}/config.yaml"  # where the data is
+            code = self._call(trial, handle, "test", settings, "--ckpt_path", str(trial.path))
             check(code != 2, f"{trial.path}: {trial.last_error()}")
         if trial.is_done(self.test):
             self.report(trial)
 
     def _fit(self, trial: Trial, handle: int) -> int:
         root, run = f"--trainer.default_root_dir={trial.path}", trial.run
+        options = [*as_arguments(trial.point), *self.options, root]
         if run and ended_mark(run).exists():  # killed before the result was written
             return 0
-        if run and (code := self._call(trial, handle, "fit", root, "--ckpt_path", str(run))) != 2:
+        if run and (code := self._call(trial, handle, "fit", *options, "--ckpt_path", str(run))) != 2:
             return code
-        return self._call(trial, handle, "fit", root)  # also if its run cannot be continued
+        return self._call(trial, handle, "fit", *options)  # also if its run cannot be continued
 
     def _call(self, trial: Trial, handle: int, command: str, *arguments: str) -> int:
-        """Runs a command with the settings of a trial in a process, which inherits the lock of the trial.
+        """Runs a command in a process, which inherits the lock of the trial.
 
         Returns:
             0, 2 if an option of the trial is at fault, or the exit code of a process that was stopped or killed.
@@ -100,12 +102,10 @@ class Sweep:
             PlaceError: The data, a folder or the disk is at fault.
             UserError: The command has ended in another way, or was killed too often.
         """
-        options = [*as_arguments(trial.point), *self.options]
-        settings = options if command == "fit" else ["--config", str(trial.run / "config.yaml")] if trial.run else []
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.plan.threads))
         with open(trial.path / LOG, "a", encoding="utf-8", opener=open_own) as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fmnist.sweep", command, *settings, *arguments],
+                [sys.executable, "-m", "fmnist.sweep", command, *arguments],
                 env=os.environ | threads,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
