@@ -37,7 +37,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments and of what is killed (default 0)")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data set (default data)")
     args, options = parser.parse_known_args()
-    options = [*LITTLE, f"--data.source.root={args.root.resolve()}", *options]
+    if not any(option.startswith("--data.source") for option in options):
+        options.append(f"--data.source.root={args.root.resolve()}")
+    options = [*LITTLE, *options]
     with tempfile.TemporaryDirectory() as quiet, tempfile.TemporaryDirectory() as wild:
         for folder in (quiet, wild):
             grid = {"config": str(CONFIG), "search": {"seed_everything": list(range(args.points))}}
