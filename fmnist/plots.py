@@ -83,7 +83,9 @@ def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * len(panels), 4), layout="constrained")
+    width = 4.5 * len(panels)
+    figure = Figure(figsize=(width, 4))
+    figure.subplots_adjust(left=0.45 / width, right=1 - 0.15 / width, bottom=0.13, top=0.92, wspace=0.07)
     for axes, (title, (share, accuracy)) in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
     ):
@@ -106,7 +108,8 @@ def draw_typicality(shares: Tensor, file: Any, format: str = "png") -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5, 3), layout="constrained")
+    figure = Figure(figsize=(4.5, 3))
+    figure.subplots_adjust(left=0.12, right=0.97, bottom=0.17, top=0.96)
     axes = figure.subplots()
     axes.hist(100 * shares.numpy(), bins=25, range=(0, 100), weights=[100 / len(shares)] * len(shares))
     axes.axhline(4, color="gray", linestyle="--", linewidth=1, label="validation images")

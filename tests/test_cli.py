@@ -18,7 +18,7 @@ from fmnist.model.calibration import fit_temperature
 from fmnist.runs import checkpoint
 from fmnist.runs.folder import lock
 from fmnist.training.trainer import has_bfloat16
-from tests.conftest import ROOT, spawn
+from tests.conftest import ROOT, source, spawn
 
 RUN = Path("lightning_logs/version_0")
 SMALL = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--trainer.max_epochs", 2)
@@ -441,9 +441,9 @@ def test_debug_variable_shows_the_traceback(workplace):
     assert "UserError" in done.stderr
 
 
-def test_a_whole_run_prints_no_warning(workplace, real_root):
+def test_a_whole_run_prints_no_warning(workplace, few):
     """In an interpreter that is told to show them all, from its first import on."""
-    words = [*map(str, SMALL), f"--data.source.root={real_root}", "--trainer.limit_train_batches=5"]
+    words = [*map(str, SMALL), *source(few), "--trainer.limit_train_batches=5"]
     commands = [["fit", *words], ["fit", *words, "--data.val_size=0"], ["test"], ["validate", "--data.val_size=99"]]
     code = f"from fmnist.__main__ import main; print(*map(main, {commands}))"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.private_names import find_private_names
 
 # From the ground up: a file imports what stands in its own room or before it.
 ROOMS = ["", "model", "runs", "data", "evaluation", "inference", "training", "sweep", "cli"]
@@ -111,3 +112,27 @@ def test_loading_a_model_imports_nothing_large():
     loaded = {module.partition(".")[0] for module in done.stdout.split()}
     assert not loaded & {"lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "jsonargparse"}
     assert "torch" in loaded
+
+
+# What the package uses although its library does not promise it, and why nothing public does.
+NEEDED = {
+    "jsonargparse._typehints": "Adam would be given the learning rate of SGD",
+    "_typehints.discard_init_args_on_class_path_change =": "the same",
+    "_help_types": "which option takes a class, and which classes",
+    "_inner_parser": "whether a parser is that of a class's settings",
+    "_parser": "the defaults of a command's settings",
+    "_subcommands_action": "the parser of a command",
+    "_option_string_actions": "argparse lists its options nowhere else",
+    "_actions": "the same",
+    "_action_groups": "the headings of a help",
+    "_group_actions": "the same",
+    "_HelpFormatter._get_help_string": "how argparse documents that a help is to be changed",
+    "Command._parse_ckpt_path": "Lightning would parse what a checkpoint says",
+    "_Parsed._run_subcommand": "LightningCLI runs a command without asking",
+    "trainer.loggers =": "a logger's folder is known after the trainer is made",
+}
+
+
+def test_private_names_of_libraries_are_needed():
+    found = {name: place for place, name in find_private_names()}
+    assert found.keys() == NEEDED.keys(), found

@@ -41,7 +41,7 @@ def test_two_processes_that_prepare_at_once_leave_one_good_copy(real_root, tmp_p
 
 def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
-    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, "--trainer.max_epochs", 4)
+    words = ("--config", ROOT / "configs" / "mlp.yaml", "--data.source.root", real_root, "--trainer.max_epochs", 3)
     code, _, err = cli("fit", *words)
     assert (code, err) == (0, "")
     assert cli("test")[0] == 0
@@ -55,7 +55,7 @@ def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
 @pytest.mark.parametrize(("config", "most"), [("mlp-best", 5_000_000), ("mlp-small", 100_000)])
 def test_published_recipes_are_plain_mlps_that_learn(real_root, tmp_path, monkeypatch, cli, config, most):
     monkeypatch.chdir(tmp_path)
-    little = ("--trainer.max_epochs", 4, "--data.batch_size", 128, "--trainer.limit_train_batches", 150)
+    little = ("--trainer.max_epochs", 4, "--data.batch_size", 64, "--trainer.limit_train_batches", 150)
     words = ("--config", ROOT / "configs" / f"{config}.yaml", "--data.source.root", real_root, *little)
     code, _, err = cli("fit", *words)
     assert (code, err) == (0, "")
