@@ -73,7 +73,7 @@ def used(node, own, libraries):
     if isinstance(node, ast.Call) and ast.unparse(node.func) in BY_TEXT:
         texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         yield from (part for text in texts for part in text.split(".") if PRIVATE.fullmatch(part) and part not in own)
-        if ast.unparse(node.func) == "setattr" and ast.unparse(node.args[0]) != "self":
+        if ast.unparse(node.func) == "setattr" and re.match(r"\w*", ast.unparse(node.args[0]))[0] in libraries:
             yield ast.unparse(node)
 
 

@@ -55,13 +55,14 @@ def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
 @pytest.mark.parametrize(("config", "most"), [("mlp-best", 5_000_000), ("mlp-small", 100_000)])
 def test_published_recipes_are_plain_mlps_that_learn(real_root, tmp_path, monkeypatch, cli, config, most):
     monkeypatch.chdir(tmp_path)
-    little = ("--trainer.max_epochs", 4, "--data.batch_size", 64, "--trainer.limit_train_batches", 150)
+    little = ("--trainer.max_epochs", 4, "--data.batch_size", 128, "--trainer.limit_train_batches", 40)
+    little += ("--trainer.callbacks.decay", 0.9)  # the averages of 120 epochs would have seen too little of so few
     words = ("--config", ROOT / "configs" / f"{config}.yaml", "--data.source.root", real_root, *little)
     code, _, err = cli("fit", *words)
     assert (code, err) == (0, "")
     assert cli("test")[0] == 0
     metrics = json.loads(Path("lightning_logs/version_0/test/metrics.json").read_text())
-    assert metrics["acc"] > 0.75  # averaged weights lag behind in so short a training
+    assert metrics["acc"] > 0.75
     network = load(metrics["checkpoint"]).model.network
     assert sum(parameter.numel() for parameter in network.parameters()) <= most
     assert {type(module) for module in [*network][1:]} == {nn.Flatten, nn.Linear, nn.BatchNorm1d, nn.ReLU}
