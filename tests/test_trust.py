@@ -24,7 +24,7 @@ COMMANDS = (
     ("validate",),
     ("predict", "--output", "out.csv", "--overwrite"),
     ("predict", "--images", "shoe.png"),
-    ("export", "--output", "model.onnx", "--overwrite"),
+    ("export", "--output", "model.safetensors", "--overwrite"),
     ("compare",),
 )
 HARM = "open('executed', 'w').close()\n"
