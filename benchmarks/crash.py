@@ -43,7 +43,8 @@ class Place:
     """A folder for trials, and how many of each to make."""
 
     def __init__(self, folder: Path, root: Path, kills: int, fits: int) -> None:
-        self.folder, self.root, self.kills, self.fits = folder, root.resolve(), kills, fits
+        self.folder, self.kills, self.fits = folder, kills, fits
+        self.data: tuple[str, ...] = ("--data.source.root", str(root.resolve()))
         self.reference = cache(self._reference)
 
     def new(self) -> Path:
@@ -52,7 +53,7 @@ class Place:
 
     def start(self, cwd: Path, *words: str, **options: object) -> subprocess.Popen[str]:
         """Starts ``fit``; without words the training that all trials share."""
-        words = words or ("--config", str(CONFIG), "--data.source.root", str(self.root), *OPTIONS)
+        words = words or ("--config", str(CONFIG), *self.data, *OPTIONS)
         env = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}  # type: ignore[dict-item]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         command = [sys.executable, "-m", "fmnist", "fit", *words]
@@ -223,7 +224,7 @@ def repeated(place: Place) -> str:
 
     def results(kind: str) -> tuple[str, str, str]:
         folder = place.new()
-        words = ["--config", str(CONFIG), "--data.source.root", str(place.root), *OPTIONS]
+        words = ["--config", str(CONFIG), *place.data, *OPTIONS]
         words += {"worker": ["--data.num_workers=1"], "no logger": ["--trainer.logger=false"]}.get(kind, [])
         if kind == "bar":
             ours, its = pty.openpty()

@@ -1,6 +1,6 @@
 """Time of an epoch on 1, 2 and 4 processes, each with one thread, for the same batches.
 
-    python benchmarks/scale.py [--processes 1 2 4] [--repeats 3]
+    python benchmarks/scale.py [--processes 1 2 4] [--repeats 3] [options of fit]
 
 Runs `fit` as a user does, the numbers of processes in turn, and reads the times in its ``times.csv``,
 without that of the first epoch. Only the ratios are claims; run it on an otherwise idle machine.
@@ -22,12 +22,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default 3)")
-    parser.add_argument("--root", default="data", help="folder of the data set (default data)")
     args, options = parser.parse_known_args()
     seconds: dict[int, list[float]] = {count: [] for count in args.processes}
     for _ in range(args.repeats):
         for count in args.processes:
-            seconds[count] += epochs(count, args.root, options)
+            seconds[count] += epochs(count, options)
     print("| processes | s / epoch | images / s | for each process | relative |")
     print("| --- | --- | --- | --- | --- |")
     first = 55_000 / statistics.median(seconds[args.processes[0]]) / args.processes[0]
@@ -37,10 +36,10 @@ def main() -> None:
         print(f"| {count} | {statistics.median(values):.2f} | {rate:,.0f} | {share:,.0f} | {share / first:.2f} |")
 
 
-def epochs(count: int, root: str, options: list[str]) -> list[float]:
+def epochs(count: int, options: list[str]) -> list[float]:
     """Trains three epochs and returns the seconds of the second and the third."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--config", CONFIG, "--data.source.root", Path(root).resolve(), "--trainer.default_root_dir", folder]
+        words = ["--config", CONFIG, "--trainer.default_root_dir", folder]
         words += [
             "--trainer.accelerator",
             "cpu",
