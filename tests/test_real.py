@@ -55,7 +55,7 @@ def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):
 @pytest.mark.parametrize(("config", "most"), [("mlp-best", 5_000_000), ("mlp-small", 100_000)])
 def test_published_recipes_are_plain_mlps_that_learn(real_root, tmp_path, monkeypatch, cli, config, most):
     monkeypatch.chdir(tmp_path)
-    little = ("--trainer.max_epochs", 4, "--data.batch_size", 128, "--trainer.limit_train_batches", 40)
+    little = ("--trainer.max_epochs", 2, "--data.batch_size", 128, "--trainer.limit_train_batches", 80)
     little += ("--trainer.callbacks.decay", 0.9)  # the averages of 120 epochs would have seen too little of so few
     words = ("--config", ROOT / "configs" / f"{config}.yaml", "--data.source.root", real_root, *little)
     code, _, err = cli("fit", *words)
