@@ -12,6 +12,7 @@ from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.problems import find_small_classes, find_two_labels
 from fmnist.files import atomic_path, expand
 from fmnist.plots import draw_samples
+from fmnist.text import display_width, pad
 
 EXAMPLE = "fmnist prepare --show samples.png"
 SHOWN = 10  # pictures with two labels
@@ -41,10 +42,11 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     parts = {"training": data.train_set, "validation": data.val_set, "test": data.test_set}
     for name, part in parts.items():
         print(f"{name:12}{len(part):7,} images  {str(part.images.dtype)[6:]} {tuple(part.images.shape)}")
-    print(f"\n{'class':16}" + "".join(f"{name:>12}" for name in parts))
+    width = max(13, *map(display_width, data.class_names))
+    print(f"\n{'class':{width + 3}}" + "".join(f"{name:>12}" for name in parts))
     for label, class_name in enumerate(data.class_names):
         counts = (int((part.labels == label).sum()) for part in parts.values())
-        say(f"{label:2} {class_name:13}" + "".join(f"{count:12,}" for count in counts))
+        say(f"{label:2} {pad(class_name, width)}" + "".join(f"{count:12,}" for count in counts))
     mean, std = data.pixel_statistics()
     print(f"\npixels of the training part, from 0 to 1: mean {mean:.4f}, std {std:.4f}")
     print(f"digest of the split: {data.split_digest}")
