@@ -1,10 +1,10 @@
-"""Devices that there are."""
+"""The device that Lightning chooses, and what it can do."""
 
 from typing import Any
 
 import torch
 
-ASKED = {
+CANDIDATES = {  # devices in Lightning's order of preference, by accelerator
     "auto": ("cuda", "mps", "cpu"),
     "gpu": ("cuda", "mps"),
     "cpu": ("cpu",),
@@ -14,6 +14,14 @@ ASKED = {
 
 
 def find_device(accelerator: Any) -> str | None:
-    """Returns what Lightning chooses for an accelerator; None for what only Lightning knows."""
+    """Returns the device that Lightning chooses for an accelerator; None for accelerators that only Lightning knows."""
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    return next((device for device in ASKED.get(accelerator, ()) if found[device]), None)
+    return next((device for device in CANDIDATES.get(accelerator, ()) if found[device]), None)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Returns whether a device computes in bfloat16; others can, with float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+    return device == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

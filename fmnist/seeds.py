@@ -1,4 +1,4 @@
-"""Seeds that depend on where a run stands, so that a resumed run draws what it would have drawn."""
+"""Seeds as a function of the epoch, so that a resumed run draws the numbers of an uninterrupted one."""
 
 import os
 

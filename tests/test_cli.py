@@ -14,10 +14,10 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fmnist import FashionMNISTDataModule, ImageClassifier
+from fmnist.devices import has_bfloat16
 from fmnist.model.calibration import fit_temperature
 from fmnist.runs import checkpoint
 from fmnist.runs.folder import lock
-from fmnist.training.trainer import has_bfloat16
 from tests.conftest import ROOT, source, spawn
 
 RUN = Path("lightning_logs/version_0")

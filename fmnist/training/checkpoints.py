@@ -1,4 +1,4 @@
-"""What a run of the command line leaves on disk: its folder, the best and the last checkpoint."""
+"""The folder of a run, and its best and last checkpoint."""
 
 import io
 import os
@@ -34,14 +34,14 @@ NO_NAME = "Unable to serialize instance "  # what jsonargparse puts before a tex
 def run_folder(trainer: Trainer, config: str, continued: Path | None, name: str | None) -> Iterator[Path | None]:
     """Claims the folder of a new run, or locks that of the run to continue, and has callbacks write there.
 
-    A new folder is removed where a mistake is found before the first step. The folder of a continued run changes only
-    when training starts.
+    A new folder is removed if an error comes before the first step. The folder of a continued run changes only when
+    training starts.
 
     Args:
-        trainer: It is about to train.
+        trainer: The trainer, before it trains.
         config: Content of the run's ``config.yaml``.
         continued: The folder of the run to continue; None for a new run.
-        name: What a new run is called besides.
+        name: Name of a new run, besides ``version_N``.
 
     Yields:
         The folder; None on all processes but the first, and for a ``fast_dev_run``.
@@ -78,7 +78,6 @@ def _shorten(path: Path) -> Path:
 
 
 def _reopen(run: Path, config: str) -> None:
-    """Makes a run one that has not ended."""
     runs.ended_mark(run).unlink(missing_ok=True)
     _remove_parts(run)
     write_whole(run / "config.yaml", config)
@@ -91,7 +90,7 @@ def _remove_parts(run: Path) -> None:
 
 def finish_interrupted_run(run: Path) -> None:
     """Draws the curves and marks the end of a run that was killed after its last epoch."""
-    with suppress(OSError):  # a run that may only be read is as good
+    with suppress(OSError):  # the run may be read-only
         if runs.ended_mark(run).exists() or (handle := runs.lock(run)) is None:
             return
         try:
@@ -155,14 +154,14 @@ class RunCheckpoint(Checkpoint):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint next to its final path and moves it there once it has reached the disk.
 
-    Lightning writes to the system's folder for temporary files, which can be another disk: moving a
-    file from there is copying it, and a crash in the middle would cost the previous checkpoint.
+    Lightning writes to the system's folder for temporary files. That can be another disk, from which a file is copied:
+    a crash in the middle would destroy the previous checkpoint.
     """
 
     def __init__(self) -> None:
         self.folders: set[Path] = set()
         self.loaded: SavedValues | None = None
-        """The content of the checkpoint to continue, which has been read already; it is given out once."""
+        """The content of the checkpoint to continue, if it has been read already; it is returned once."""
 
     def save_checkpoint(self, checkpoint: SavedValues, path: str | Path, storage_options: Any = None) -> None:
         """Saves ``checkpoint`` as ``path``."""
@@ -173,12 +172,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_whole(Path(path), content.getvalue())  # a view of it could not be given back when writing fails
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> SavedValues:
-        """Returns what has been loaded already, else what the file holds, read as every checkpoint is."""
+        """Returns ``loaded`` the first time, otherwise the content of the file, read as every checkpoint is."""
         loaded, self.loaded = self.loaded, None
         return loaded or read_saved(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Removes a file from a folder that checkpoints were saved in; nothing else, whatever a checkpoint names."""
+        """Removes a file only from a folder in which checkpoints were saved: a checkpoint may name any path."""
         if Path(path).parent in self.folders and Path(path).is_file():
             Path(path).unlink()
 

@@ -1,11 +1,11 @@
-"""What changes the cross-entropy of a training step: mixup and weights of the classes."""
+"""Mixup, and weights of the classes for cross-entropy."""
 
 import torch
 from torch import Tensor
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Blends each image and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
+    """Mixes each image and its target with another of the batch (Zhang et al. 2018, arXiv:1710.09412).
 
     Args:
         images: (B, C, H, W), uint8 or floating point.
@@ -26,7 +26,7 @@ def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor
 
 
 def balance(counts: Tensor) -> Tensor:
-    """Returns a weight per class, the inverse of its share, so that all classes count the same together.
+    """Returns a weight per class, inverse to its share, so that each class counts the same in the loss.
 
     Args:
         counts: Images of each class, int64 (C,); a class without any gets the weight 0.

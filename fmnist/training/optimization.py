@@ -59,17 +59,14 @@ class ProgressLR(LambdaLR):
         check(ends, "a learning rate schedule needs an end: set --trainer.max_epochs or max_steps")
         super().__init__(optimizer, lambda _: learning_rate_factor(*count_steps(trainer), warmup_ratio, schedule))
 
-    def begin_epoch(self) -> None:
-        """Sets the learning rate of the first step, which a checkpoint has as it was planned before."""
-        for group, rate, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
-            group["lr"] = rate * factor(0)
-
 
 def begin_epoch(trainer: Trainer) -> None:
-    """Has every ``ProgressLR`` of a trainer set the learning rate of the first step of an epoch."""
-    for config in trainer.lr_scheduler_configs:
-        if isinstance(config.scheduler, ProgressLR):
-            config.scheduler.begin_epoch()
+    """Sets the learning rate of an epoch's first step: a checkpoint has it as it was planned before."""
+    for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+        if isinstance(scheduler, ProgressLR):
+            groups = scheduler.optimizer.param_groups
+            for group, rate, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                group["lr"] = rate * factor(0)
 
 
 def count_steps(trainer: Trainer) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 import sys
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -12,14 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from fmnist.devices import find_device
+from fmnist.devices import find_device, has_bfloat16
 from fmnist.errors import check
 from fmnist.training.checkpoints import AtomicCheckpointIO, RunCheckpoint
 from fmnist.training.history import History, name_epoch
 
 
 def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callback]]:
-    """Returns what a trainer of the command line has in addition to its settings.
+    """Returns what a trainer of the command line has besides its settings.
 
     Args:
         config: The settings.
@@ -65,24 +64,8 @@ def settle_precision(config: Namespace) -> str | None:
     return f"note: this {device} device has no bfloat16: 32-true instead of {precision}"
 
 
-def has_bfloat16(device: str) -> bool:
-    """Returns whether a device computes in bfloat16; others can, with float32."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
-    return device == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
 def check_strategy(trainer: Trainer, config: Namespace) -> None:
-    """Refuses strategies for several processes that fail in the middle of training, or lose its results.
-
-    Args:
-        trainer: The trainer.
-        config: Its settings.
-
-    Raises:
-        UserError: Says what to set instead.
-    """
+    """Raises a ``UserError`` for strategies that fail in the middle of training, or lose its results."""
     apart = str(config.strategy).endswith(("spawn", "fork", "notebook"))
     check(not apart, "trainer.strategy: processes that are spawned or forked keep their results: take ddp")
     on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size > 1
@@ -94,13 +77,13 @@ def _as_list(value: Any) -> list[Any]:
 
 
 class EpochBar(TQDMProgressBar):
-    """Lightning's progress bar of the running epoch, counted from one; what an epoch has brought is printed above."""
+    """Lightning's progress bar for one epoch, counted from one; ``History`` prints the metrics above it."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Returns nothing: figures at the end of the bar would not fit a terminal."""
+        """Returns no metrics: the bar would not fit a terminal."""
         return {}
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Shows which epoch begins."""
+        """Names the epoch."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(name_epoch(trainer.current_epoch + 1, trainer.max_epochs))
