@@ -13,15 +13,16 @@ CLOSE = 1e-2  # largest difference between logits that are the same, as a share 
 REGISTER = "hold layers in nn.ModuleList, not in a list, and other tensors in register_buffer()"
 
 
-def check_network(network: nn.Module, build: Callable[[], nn.Module]) -> tuple[list[str], bool]:
+def check_network(network: nn.Module, build: Callable[[], nn.Module], warn: Callable[[str], None]) -> bool:
     """Uses copies of a new custom network as training, evaluation and loading will; the network itself is not used.
 
     Args:
         network: What ``build_network`` returned.
         build: Makes another one of the same kind.
+        warn: Prints a line.
 
     Returns:
-        Warnings, a line each; and whether the network has features for typicality.
+        Whether the network has features for typicality.
 
     Raises:
         UserError: It cannot be trained, loaded again, or used for one image alone.
@@ -37,14 +38,13 @@ def check_network(network: nn.Module, build: Callable[[], nn.Module]) -> tuple[l
         if all(repeats):
             _check_single_images(model, images, logits)
         available = all(_has_features(model, images[:count]) for count in (1, 2))
-    lines = []
     if not all(repeats):
-        lines.append(f"warning: {name} answers the same image differently each time: figures do not repeat")
+        warn(f"warning: {name} answers the same image differently each time: figures do not repeat")
     if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
-        lines.append(f"warning: {name} ends with softmax, and so does the loss: leave it out, or it learns slowly")
+        warn(f"warning: {name} ends with softmax, and so does the loss: leave it out, or it learns slowly")
     if not available:
-        lines.append(f"note: typicality is not available: no last linear layer of {name} sees a row per image")
-    return lines, available
+        warn(f"note: typicality is not available: no last linear layer of {name} sees a row per image")
+    return available
 
 
 def _copy(network: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:

@@ -84,9 +84,7 @@ class ImageClassifier(CalibratedModule):
         if network is not None:
             check_restorable(self.network)
             build = partial(build_network, self.hparams, network)
-            lines, self.typicality.available = check_network(self.network, build)
-            for line in lines:
-                rank_zero_only(print)(line, flush=True)
+            self.typicality.available = check_network(self.network, build, rank_zero_only(print))
         if pretrained:
             pretrained.copy_weights(self.network, self.hparams, network)
         self.class_weights: Tensor | None = None  # float (C,); counted when the data is known
