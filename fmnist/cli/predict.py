@@ -54,7 +54,7 @@ def run(description: str, argv: list[str]) -> None:
     quiet()
     device = find_device(settings.accelerator)
     if device is None:
-        raise UserError(f"--trainer.accelerator {settings.accelerator}: give auto, cpu, gpu, cuda or mps")
+        raise UserError(f"--trainer.accelerator {settings.accelerator}: there is no such device here; give auto or cpu")
     paths = _check_pictures(settings)
     start = find_start("predict", argv)
     model = load_members(start.members, start.network).to(device)

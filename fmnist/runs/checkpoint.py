@@ -195,23 +195,19 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 def _check_parts(checkpoint: Checkpoint) -> None:
     """Refuses parts that are not of the type that is used later."""
-    if "conversion" not in checkpoint:
-        raise ValueError("it does not say how pictures are converted")
-    for part in ("state_dict", "typicality", "conversion", DATA):
-        if not isinstance(checkpoint.get(part, {}), dict):
-            raise ValueError(f"its {part} is a {type(checkpoint[part]).__name__}")
-    conversion, data = checkpoint["conversion"], checkpoint.get(DATA, {})
+    weights, typicality, conversion, data = parts = [
+        checkpoint.get(part, {}) for part in ("state_dict", "typicality", "conversion", DATA)
+    ]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError("one of its parts has no names")
     check_size([conversion, data])
+    if not isinstance(conversion.get("name"), str) or not isinstance(conversion.get("transform"), str | None):
+        raise ValueError("it does not say how pictures are converted")
     seen = data.get("trained_on")
-    right = {
-        "conversion": isinstance(conversion.get("name"), str) and isinstance(conversion.get("transform"), str | None),
-        DATA: isinstance(data.get("split", ""), str)
-        and (seen is None or (isinstance(seen, Tensor) and seen.dtype == torch.int64)),
-    }
-    for part in [part for part, kind in right.items() if not kind]:
-        raise ValueError(f"its {part} is not that of a run")
-    typicality = checkpoint.get("typicality", {})
-    check_tensors(checkpoint["state_dict"])
+    digests = seen is None or (isinstance(seen, Tensor) and seen.dtype == torch.int64)
+    if not digests or not isinstance(data.get("split", ""), str):
+        raise ValueError("its record of the data is damaged")
+    check_tensors(weights)
     check_tensors(typicality)
     if not all(tensor.isfinite().all() for tensor in typicality.values()):
         raise ValueError("its typicality is not finite")
