@@ -192,6 +192,22 @@ def test_looking_changes_neither_the_network_nor_the_seed():
     assert model.network.training
 
 
+class Lazy(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(num_classes)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_layers_get_their_shapes():
+    assert ImageClassifier(network=Lazy).network[1].layers[3].weight.shape == (10, 676)
+
+
 class Masked(Base):
     """Has what torch's own modules have as buffers: an infinite mask, complex numbers, one number as many."""
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fmnist.errors import UserError, check
 from fmnist.model.mlp import MLP, PixelNormalization
@@ -46,7 +47,8 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
     check(isinstance(network, nn.Module), f"model.network made a {type(network).__name__}, which is no nn.Module")
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            if buffer.layout == torch.strided and 0 in buffer.stride():  # nothing can be loaded into shared memory
+            expanded = not is_lazy(buffer) and buffer.layout == torch.strided and 0 in buffer.stride()
+            if expanded:  # nothing can be loaded into memory that elements share
                 setattr(module, name, buffer.contiguous())
     whole = nn.Sequential(PixelNormalization(**pixels), network)
     _check_logits(whole, classes)
