@@ -105,15 +105,6 @@ class SparseBuffer(Base):
         self.register_buffer("links", torch.eye(8).to_sparse())
 
 
-class Sized(nn.Module):
-    def __init__(self, input_size, num_classes=10):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(input_size, num_classes))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 REFUSED = {
     BatchMean: "answers an image alone otherwise than among others",
     BatchScale: "answers an image alone otherwise than among others",
@@ -135,14 +126,6 @@ def test_what_would_fail_later_is_refused_at_the_start(network):
     with pytest.raises(UserError, match=REFUSED[network]) as error:
         ImageClassifier(network=network)
     assert "\n" not in str(error.value)
-
-
-def test_a_setting_that_was_not_given_is_named():
-    from functools import partial
-
-    with pytest.raises(UserError, match=r"Sized needs more: add --model\.network\.input_size VALUE"):
-        ImageClassifier(network=partial(Sized, input_size=None))
-    ImageClassifier(network=partial(Sized, input_size=784))
 
 
 class Softmax(Base):

@@ -108,7 +108,6 @@ def _load(start: Start, trainer: Trainer) -> Evaluator:
 
 
 def _evaluate(stage: str, trainer: Trainer, evaluator: Evaluator, data: FashionMNISTDataModule) -> Evaluated:
-    """Calls ``trainer.validate``, ``test`` or ``predict``."""
     options = {"return_predictions": False} if stage == "predict" else {"verbose": False}
     getattr(trainer, stage)(evaluator, datamodule=data, **options)
     if (found := evaluator.evaluated) is None:
@@ -117,7 +116,6 @@ def _evaluate(stage: str, trainer: Trainer, evaluator: Evaluator, data: FashionM
 
 
 def _print_leakage(start: Start, data: FashionMNISTDataModule, *stages: str) -> None:
-    """Prints if the split is another, or images were trained on."""
     saved = start.checkpoint.get("FashionMNISTDataModule") or {}
     for line in dict.fromkeys(line for stage in stages for line in data.compare_split(saved, stage)):
         say(line)

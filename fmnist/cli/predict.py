@@ -72,7 +72,6 @@ def check_output_option(settings: Any) -> Path:
 
 
 def _check_pictures(settings: Any) -> list[str]:
-    """Returns the files, once the options are known to be right."""
     output = check_output_option(settings) if settings.output else None
     paths = find_pictures(settings.images)
     check(str(output) not in paths, f"--output {output}: this is one of the pictures")

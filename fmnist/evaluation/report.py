@@ -76,7 +76,6 @@ def write_report(
 
 
 def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
-    """Yields the commands that repeat the training and the test."""
     if run:
         yield shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"])
     if known := [*filter(None, checkpoints)]:

@@ -1,6 +1,5 @@
 """The network that settings describe: built, written down as plain values, and its head found."""
 
-import inspect
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -37,7 +36,6 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
     pixels = {name: settings[name] for name in ("mean", "std") if settings[name] is not None}
     if factory is None:
         return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels)
-    _check_required(factory)
     try:
         network = factory(num_classes=classes)
     except TypeError as error:
@@ -53,17 +51,6 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
     whole = nn.Sequential(PixelNormalization(**pixels), network)
     _check_logits(whole, classes)
     return whole
-
-
-def _check_required(factory: Any) -> None:
-    """Refuses a parameter without a default and a type that was not given, for which the command line puts None."""
-    if not isinstance(factory, partial):
-        return
-    made = (factory.args or (factory.func,))[-1]
-    for name, parameter in inspect.signature(made).parameters.items():
-        open_ = parameter.default is parameter.empty and parameter.annotation is parameter.empty
-        given = not open_ or factory.keywords.get(name, ...) is not None
-        check(given, f"model.network: {made.__name__} needs more: add --model.network.{name} VALUE")
 
 
 def example_images() -> Tensor:

@@ -160,7 +160,6 @@ def check_members(members: Sequence[Member], same_split: bool) -> None:
 
 
 def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
-    """Returns what the members of an ensemble have in common, in words."""
     split = (checkpoint.get(DATA) or {}).get("split") or "unknown"
     return {
         "classes are": ", ".join(checkpoint["hyper_parameters"]["class_names"]),
@@ -171,7 +170,6 @@ def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Turns any error of an untrusted file into one line."""
     try:
         yield
     except (OSError, UserError):
@@ -183,7 +181,6 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    """Refuses names of classes that are none, and numbers that cannot be mean and std of pixels."""
     names, mean, std = (settings[name] for name in ("class_names", "mean", "std"))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError("its classes are no names")
@@ -194,7 +191,6 @@ def _check_settings(settings: dict[str, Any]) -> None:
 
 
 def _check_parts(checkpoint: Checkpoint) -> None:
-    """Refuses parts that are not of the type that is used later."""
     weights, typicality, conversion, data = parts = [
         checkpoint.get(part, {}) for part in ("state_dict", "typicality", "conversion", DATA)
     ]

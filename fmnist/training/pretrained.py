@@ -62,7 +62,6 @@ class Pretrained:
         rank_zero_only(print)(f"weights: {self.path} (epoch {self.epochs}){others}", flush=True)
 
     def _describe(self) -> str:
-        """Returns the flags of the network."""
         if described := self.settings.get("network"):
             return f"--model.network {described['class_path'] if isinstance(described, dict) else described}"
         flags = ((name, str(self.settings.get(name)).replace(" ", "")) for name in MLP_SETTINGS)
