@@ -125,8 +125,10 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets the default classes, so that ``--data.source.root X`` works alone, and the data of the checkpoint."""
         saved = self.start.checkpoint.get("hyper_parameters", {}) if self.command == "fit" else {}
-        model = {f"model.{name}": value for name, value in saved.items() if name not in ("network", "class_names")}
-        parser.set_defaults({**DEFAULT_SOURCE, "model.optimizer": DEFAULT_OPTIMIZER, **model, **self.start.data})
+        code = ("network", "optimizer", "class_names")  # the parser would import what a file names
+        model = {f"model.{name}": value for name, value in saved.items() if name not in code}
+        optimizer = {"model.optimizer": _find_optimizer(saved.get("optimizer"))}
+        parser.set_defaults({**DEFAULT_SOURCE, **optimizer, **model, **self.start.data})
         if self.command == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
             check(not self.start.given.has_typed("model.class_names"), NAMES_OF_DATA)
             parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
@@ -234,6 +236,14 @@ def parse_fit(commands: list[list[str]]) -> list[Namespace]:
     quiet()
     parser: Any = _Parsed("fit", "train", commands[0]).parser
     return [parser.parse_given(look(argv)) for argv in commands]
+
+
+def _find_optimizer(described: Any) -> Any:
+    """Returns the optimizer of a checkpoint if it is one of torch's, else the default."""
+    path = str(described.get("class_path")) if isinstance(described, dict) else ""
+    made: Any = getattr(torch.optim, path.rpartition(".")[2], None) if path.startswith("torch.optim.") else None
+    known = isinstance(made, type) and issubclass(made, torch.optim.Optimizer)
+    return {**described, "class_path": f"torch.optim.{made.__name__}"} if known else DEFAULT_OPTIMIZER
 
 
 def _first_line(error: BaseException) -> str:
