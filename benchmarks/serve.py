@@ -80,7 +80,7 @@ def compare(port: int, bare_port: int, small: bytes, args: argparse.Namespace) -
     for connections in CONNECTIONS:
         bare, served = took["bare endpoint", connections], took["serve", connections]
         goal = bare + 1.5 * min(work)
-        print(f"{connections} connections: {served:.2f} ms a request, {bare:.2f} without the model, goal {goal:.2f}")
+        print(f"{connections} connections: {served:.2f} ms a request, {bare:.2f} bare, goal {goal:.2f}")
 
 
 def describe(name: str, kind: str, connections: int, results: list[Any]) -> float:
