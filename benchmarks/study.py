@@ -66,8 +66,8 @@ def start(url: str, folder: Path, *options: str) -> Iterator[subprocess.Popen[st
 def kill_one(url: str, folder: Path, *options: str) -> bool:
     """Runs the search. Returns whether the point of the worker that was killed was trained again."""
     (folder / "configs").symlink_to(ROOT / "configs")
-    long, short = ("--trainer.max_epochs=1000",), ("--trials=4", "--trainer.max_epochs=2")
-    with start(url, folder, *long, *options) as killed, start(url, folder, *short, *options) as other:
+    short = ("--trials=4", "--trainer.max_epochs=2", *options)
+    with start(url, folder, *options, "--trainer.max_epochs=1000") as killed, start(url, folder, *short) as other:
         killed.kill()
         out, _ = other.communicate()
     trials = optuna.load_study(study_name="study", storage=url).trials

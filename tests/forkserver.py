@@ -26,7 +26,7 @@ from fmnist.runs import folder
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "fmnist"]
-MODULES = ("fmnist", "torch.distributed.run")
+MODULES = ("fmnist", "torch.distributed.run", "examples.optuna_study")
 PRELOAD = ["tests.forkserver", "fmnist.cli.command", "fmnist.cli.sweep", "torch.utils.tensorboard", "fastapi"]
 PATH = sys.path[1:]  # in the server that of any ``python``
 LOCK = threading.Lock()
