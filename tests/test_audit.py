@@ -16,7 +16,6 @@ from fmnist import FashionMNIST, FashionMNISTDataModule, ImageFolder, load
 from fmnist.__main__ import main
 from fmnist.cli.audit import find_folds
 from fmnist.cli.sweep import _check_options
-from fmnist.data.split import deal_folds
 from fmnist.sweep.plan import read_plan
 from tests.conftest import ROOT
 
@@ -61,12 +60,6 @@ def test_equal_pictures_stay_in_one_fold(small_data, tmp_path):
     for data in made:
         seen = {image.numpy().tobytes() for image in data.train_set.images}
         assert not [image for image in data.val_set.images if image.numpy().tobytes() in seen]
-
-
-def test_folds_do_not_depend_on_the_order_of_the_images():
-    digests, labels = torch.arange(100) ** 3, torch.arange(100) % 7
-    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(deal_folds(digests[order], labels[order], 4, 0), deal_folds(digests, labels, 4, 0)[order])
 
 
 def test_a_validation_part_is_no_fold(small_data, tmp_path, monkeypatch, cli):

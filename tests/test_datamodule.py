@@ -5,7 +5,6 @@ from torch.utils.data import DataLoader, Subset
 
 from fmnist import FashionMNIST
 from fmnist.data.datamodule import FashionMNISTDataModule
-from fmnist.data.split import stratified_split
 from fmnist.errors import UserError
 
 
@@ -87,16 +86,6 @@ def test_split_follows_its_own_seed_only(make):
     torch.manual_seed(2)
     assert torch.equal(make().val_set.images, first)
     assert not torch.equal(make(split_seed=1).val_set.images, first)
-
-
-def test_split_of_unequal_classes_keeps_their_shares():
-    labels = torch.tensor([0] * 700 + [1] * 200 + [2] * 99 + [3])
-    train, val = stratified_split(labels, 100, seed=0)
-    assert len(val) == 100
-    assert len(train) == 900
-    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(1000))
-    counts = labels[val].bincount(minlength=4)
-    assert (counts - torch.tensor([70, 20, 10, 0])).abs().max() <= 1
 
 
 @pytest.mark.parametrize(
