@@ -1,4 +1,4 @@
-"""What a checkpoint says of the data that it was trained on: plain values, from which only known classes are built."""
+"""The data settings in a checkpoint: plain values, from which only known classes are built."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from fmnist.errors import check
 from fmnist.files import expand
 from fmnist.names import CodeNotNamedError, describe_code, import_code
 
-# The only classes that the name of a source in a checkpoint stands for
+# The only classes that the name of a source in a checkpoint can mean
 SOURCES = {
     "FashionMNIST": "fmnist.data.sources.fashion_mnist.FashionMNIST",
     "ImageFolder": "fmnist.data.sources.folder.ImageFolder",
@@ -20,7 +20,7 @@ SOURCES = {
     "Parquet": "fmnist.data.sources.parquet.Parquet",
     "TorchVision": "fmnist.data.sources.torchvision.TorchVision",
 }
-SPLIT = {  # settings of the data module that decide which images are validated on, and how classes are called
+SPLIT = {  # settings of the data module that decide which images are validated on, and the names of classes
     "val_size": int | float,
     "split_seed": int,
     "class_map": dict[str, str],
@@ -29,16 +29,15 @@ SPLIT = {  # settings of the data module that decide which images are validated 
 
 
 def describe_data(data: Any) -> dict[str, Any]:
-    """Describes as plain values the source of a data module, and how it splits and names what it reads."""
+    """Returns, as plain values, the source of a data module and the settings of its split."""
     return {**{name: getattr(data, name) for name in SPLIT}, "source": describe_source(data.source)}
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    """Describes a source as plain values.
+    """Returns a source as plain values.
 
-    Returns:
-        ``name``, which is a key of ``SOURCES`` or the import path of another class; ``settings``, the arguments that it
-        was given; and ``code``, the import paths of those that are functions, classes or other objects.
+    ``name`` is a key of ``SOURCES`` or the import path of another class; ``settings`` are its arguments; ``code`` are
+    the import paths of those arguments that are functions, classes or other objects.
     """
     path = describe_code(type(source)) or "?"
     name = next((name for name, known in SOURCES.items() if known == path), path)
@@ -57,13 +56,13 @@ def _as_text(value: Any) -> str:
     raise TypeError
 
 
-def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict[str, Any]:
+def read_data_settings(saved: Any, path: Path, trusted: Mapping[str, str]) -> dict[str, Any]:
     """Reads the data settings of a checkpoint as defaults of the command line.
 
     Args:
         saved: What ``FashionMNISTDataModule.state_dict`` returned in training.
         path: The checkpoint's file.
-        named: Text that was typed or configured, by option, such as the import path at ``data.source``.
+        trusted: What the user has typed or configured, by option, such as the import path at ``data.source``.
 
     Returns:
         Values by option, such as ``data.val_size``; ``data.source`` as ``class_path`` and ``init_args``.
@@ -75,7 +74,7 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
     found: Any = saved.get("data") if isinstance(saved, dict) else None
     if not isinstance(found, dict):
         silent = f"{path} does not say what data it was trained on: name it, with --data.source, or train again"
-        check("data.source" in named, silent)
+        check("data.source" in trusted, silent)
         return {}
     defaults = {f"data.{key}": found[key] for key in SPLIT if _fits(found.get(key, ...), SPLIT[key])}
     check(len(defaults) == len(SPLIT), f"{path} is damaged: what it says of its validation images makes no sense")
@@ -85,19 +84,19 @@ def read_data_settings(saved: Any, path: Path, named: Mapping[str, str]) -> dict
     for part in ("settings", "code"):
         options = source.get(part)
         check(isinstance(options, dict) and all(str(key).isidentifier() for key in options), damaged)
-    known, chosen = source["name"] in SOURCES, named.get("data.source", "")
+    known, chosen = source["name"] in SOURCES, trusted.get("data.source", "")
     if chosen and not _is_same(chosen, source["name"]):
         return defaults  # the user takes other data
     code = {} if known else {"data.source": source["name"]}
     code |= {f"data.source.{key}": str(value) for key, value in sorted(source["code"].items())}
-    missing = {option: name for option, name in code.items() if option not in named}
+    missing = {option: name for option, name in code.items() if option not in trusted}
     if missing:
         raise CodeNotNamedError(path, missing)
     class_path = f"fmnist.{source['name']}" if known else chosen
     made = import_code(SOURCES[source["name"]] if known else chosen)
     return {
         **defaults,
-        "data.source": {"class_path": class_path, "init_args": _read_source(source, made, path, named)},
+        "data.source": {"class_path": class_path, "init_args": _read_source(source, made, path, trusted)},
     }
 
 
@@ -109,7 +108,7 @@ def _is_same(chosen: str, saved: str) -> bool:
     return chosen == saved or moved
 
 
-def _read_source(source: Mapping[str, Any], made: Any, path: Path, named: Mapping[str, str]) -> dict[str, Any]:
+def _read_source(source: Mapping[str, Any], made: Any, path: Path, trusted: Mapping[str, str]) -> dict[str, Any]:
     """Returns the settings of a source: each a parameter of its class, of the type that it has there, and no code."""
     try:
         hints = get_type_hints(made.__init__)
@@ -122,7 +121,7 @@ def _read_source(source: Mapping[str, Any], made: Any, path: Path, named: Mappin
         parameters = [*inspect.signature(made.__init__).parameters.values()][1:]
         lacking = [p.name for p in parameters if p.default is p.empty and p.name not in settings]
         check(not lacking, f"{path} is damaged: its data lacks {', '.join(lacking)}")
-    unknown = [f"--data.source.{key}" for key in odd if f"data.source.{key}" not in named]
+    unknown = [f"--data.source.{key}" for key in odd if f"data.source.{key}" not in trusted]
     what = f"{path} was trained with settings of {source['name']} that have no plain type"
     check(not unknown, f"{what}: give {', '.join(unknown)}")
     return {key: value for key, value in settings.items() if not _fills(made, key, settings)}
