@@ -211,7 +211,7 @@ def test_labels_that_lie_beside_the_pictures_are_named(tmp_path):
     give = "--data.source CSV --data.source.annotations_file .*metadata.jsonl --data.source.img_dir .*hub/train$"
     with pytest.raises(UserError, match=give):
         ImageFolder(str(tmp_path / "hub")).prepare()
-    with pytest.raises(UserError, match=r"metadata\.jsonl is JSON: write it as a table of files and labels"):
+    with pytest.raises(UserError, match=r"metadata\.jsonl is JSON: write it as a table with commas"):
         CSV(str(tmp_path / "hub/train/metadata.jsonl"), str(tmp_path / "hub/train")).prepare()
     fill(tmp_path / "parts/valid/bags", 3)
     fill(tmp_path / "parts/test/bags", 3)

@@ -89,7 +89,7 @@ class CSV(PictureSource):
         """Returns file and label of each row, without the header."""
         head = rows[0][1] if rows else []
         check(bool(head), f"data.source: {path} is empty")
-        check(not head[0].startswith("{"), f"data.source: {path} is JSON: write it as a table of files and labels")
+        check(not head[0].startswith(("{", "[")), f"data.source: {path} is JSON: write it as a table with commas")
         check(len(head) != 1, f"data.source: {path} is not a table in CSV: its first line has one column")
         pixels = "holds the pixels, not files of pictures: read it with a source of your own, such as examples/npz.py"
         check(len(head) < 784, f"data.source: {path} {pixels}")
