@@ -383,7 +383,7 @@ def test_classes_of_one_picture_are_trained_on(tmp_path):
         fill(tmp_path / f"{number}", 1, start=number)
     data = FashionMNISTDataModule(ImageFolder(str(tmp_path), test_size=0), val_size=0.1)
     with pytest.raises(
-        UserError, match=r"val_size 0\.1 of 12 images leaves none .*each class has one image.*or 0 for none"
+        UserError, match=r"val_size 0\.1 of 12 images leaves none .*each class has one image.*give --data.val_size 0"
     ):
         data.setup("fit")
     with pytest.raises(UserError, match=r"test_size 0\.2 of 12 pictures leaves none to test on: give a test part"):

@@ -43,8 +43,9 @@ def hold_out(
         if digests is not None:
             copies = torch.isin(digests[val], digests[train])
             train, val = torch.cat([train, val[copies]]).sort().values, val[~copies]
-    single = "as each class has one image, or copies of one: give a larger --data.val_size, or 0 for none"
-    check(len(val) > 0, f"{what} leaves none to validate on, {single}")
+    advice = "0 to train on all images" if by_content else "more, or 0 for none"
+    single = "as each class has one image, or copies of one: give --data.val_size"
+    check(len(val) > 0, f"{what} leaves none to validate on, {single} {advice}")
     return train, val
 
 
