@@ -126,6 +126,7 @@ FIT = [
     ("--trainer.max_epochs 0", "there is nothing to train"),
     ("--trainer.max_epochs -1 --model.lr_schedule cosine", "a learning rate schedule needs an end"),
     ("--model.optimizer.lr 1e30", "the training loss is nan after epoch 1 at learning rate 1e+30"),
+    ("--data.source.root broken.yaml", "broken.yaml"),
     ("--trainer.default_root_dir broken.yaml", "broken.yaml"),
     ("--ckpt_path nope.ckpt", "nope.ckpt: there is no such file"),
     ("--ckpt_path last --trainer.default_root_dir empty", "no trained model in empty/lightning_logs"),

@@ -13,6 +13,7 @@ from torch import nn
 from fmnist.cli.console import name_device, say
 from fmnist.cli.resolve import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.data.problems import check_batch_size
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
@@ -52,7 +53,7 @@ def fit(
             finish_interrupted_run(continued)
         say(f"{start.path} is already trained for {start.epochs} epochs. To continue, raise --trainer.max_epochs.")
         return
-    data.check_batch_size(trainer.world_size)
+    check_batch_size(data.batch_size, trainer.world_size)
     some = 0 not in (trainer.max_epochs, trainer.max_steps, settings.trainer.limit_train_batches)
     check(some, "there is nothing to train: trainer.max_epochs, max_steps or limit_train_batches is 0")
     if start.checkpoint:

@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 
 from fmnist.data.augment import random_flip, random_shift
 from fmnist.data.images import Batch, Images, check_single_images, make_loader
-from fmnist.data.problems import find_problems
+from fmnist.data.problems import check_batch_size, check_settings, find_problems
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.saved import describe_data
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source, clean_name
-from fmnist.data.split import digest_split, hold_out, read_fold
+from fmnist.data.split import digest_split, hold_out
 from fmnist.errors import check, of_place
 from fmnist.seeds import global_seed
 
@@ -70,14 +70,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.val_set: Images | None = None
         self.test_set: Images | None = None
         self._read_by: Any = None  # the settings that the three sets were read by
-        self._check_settings()
-
-    def _check_settings(self) -> None:
-        for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
-            value = getattr(self, name)
-            check(value >= least, f"data.{name} is {value}: it must be at least {least}")
-        if self.fold is not None:
-            read_fold(self.fold)
+        check_settings(self)
 
     @property
     def is_validated(self) -> bool:
@@ -107,9 +100,8 @@ class FashionMNISTDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: the epoch to continue with, and what the data was."""
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
-        known = {"split": self.split_digest, "data": describe_data(self)}
-        trained_on = None if self.train_set is None else self.train_set.digests
-        return {"epoch": epoch, "trained_on": trained_on, **known}
+        digests = self.train_set.digests if self.train_set else None
+        return {"epoch": epoch, "trained_on": digests, "split": self.split_digest, "data": describe_data(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
@@ -122,14 +114,14 @@ class FashionMNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
-        self._check_settings()  # they can have been changed since the data was read
+        check_settings(self)  # they can have been changed since the data was read
         settings = (self.source, deepcopy(describe_data(self)))
         if settings != self._read_by:
             self.train_set = self.val_set = self.test_set = None
             self._read_by = settings
         if stage in ("fit", None):
             self.epoch = 0
-            self.check_batch_size(self.trainer.world_size if self.trainer else 1)
+            check_batch_size(self.batch_size, self.trainer.world_size if self.trainer else 1)
             seed = global_seed()  # of the first process, as all must draw the same order
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         if stage in ("fit", "validate", None) and self.train_set is None:
@@ -140,15 +132,7 @@ class FashionMNISTDataModule(LightningDataModule):
         model: Any = self.trainer.lightning_module if self.trainer else None
         if stage == "fit" and hasattr(model, "use_pixel_statistics"):
             model.use_pixel_statistics(*self.pixel_statistics())  # here, as callbacks that copy the model come next
-            assert self.train_set is not None
-            if min(self.batch_size, len(self.train_set)) // model.trainer.world_size <= 1:
-                check_single_images(model.network, self.train_set.images[0], self.batch_size)
-
-    def check_batch_size(self, world_size: int) -> None:
-        """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
-        near = max(1, round(self.batch_size / world_size)) * world_size
-        what = f"data.batch_size {self.batch_size} cannot be shared equally by {world_size} devices"
-        check(self.batch_size % world_size == 0, f"{what}: give --data.batch_size {near}")
+            check_single_images(model.network, self.train_set, self.batch_size, model.trainer.world_size)
 
     @of_place()
     def _load(self, train: bool) -> Images:

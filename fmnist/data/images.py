@@ -73,17 +73,20 @@ def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_work
     )
 
 
-def check_single_images(network: nn.Module, image: Tensor, batch_size: int) -> None:
-    """Raises a ``UserError`` for a network that cannot be trained on single images.
+def check_single_images(network: nn.Module, images: Images | None, batch_size: int, world_size: int) -> None:
+    """Raises a ``UserError`` if a network would be trained on single images, and cannot be.
 
     Args:
-        network: What is to be trained.
-        image: uint8 (1, 28, 28).
-        batch_size: The setting that leads to batches of one.
+        network: The network.
+        images: The training images.
+        batch_size: Images in a batch, across all devices.
+        world_size: Number of devices.
     """
+    if not images or min(batch_size, len(images)) // world_size > 1:
+        return
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            deepcopy(network).train()(image.unsqueeze(0))
+            deepcopy(network).train()(images.images[:1])
     except ValueError as error:  # of batch normalization, which has nothing to compare a single image with
         what = f"data.batch_size {batch_size}: this network cannot be trained on single images"
         raise UserError(f"{what} ({error}): give 2 or more for each device") from error

@@ -1,4 +1,4 @@
-"""Warnings about data on which figures cannot be trusted."""
+"""Settings of the data that make no sense, and data on which figures cannot be trusted."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,26 @@ from torch import Tensor
 
 from fmnist.data.images import Images
 from fmnist.data.sources.source import Source
+from fmnist.data.split import read_fold
+from fmnist.errors import check
 
 FEW = 5  # validation images of a class
+
+
+def check_settings(data: Any) -> None:
+    """Raises a ``UserError`` for a setting of a data module that makes no sense."""
+    for name, least in {"val_size": 0, "batch_size": 1, "shift": 0, "num_workers": 0, "split_seed": 0}.items():
+        value = getattr(data, name)
+        check(value >= least, f"data.{name} is {value}: it must be at least {least}")
+    if data.fold is not None:
+        read_fold(data.fold)
+
+
+def check_batch_size(batch_size: int, world_size: int) -> None:
+    """Raises a ``UserError`` if ``world_size`` devices cannot share a batch equally."""
+    near = max(1, round(batch_size / world_size)) * world_size
+    what = f"data.batch_size {batch_size} cannot be shared equally by {world_size} devices"
+    check(batch_size % world_size == 0, f"{what}: give --data.batch_size {near}")
 
 
 def find_problems(

@@ -1,5 +1,6 @@
 """Fashion-MNIST's four files, found on this machine or downloaded, and verified."""
 
+import errno
 import gzip
 import hashlib
 import http.client
@@ -111,12 +112,12 @@ class VerifiedFashionMNIST:
         )
 
     def _write(self, name: str, content: bytes, local: bool) -> None:
-        """Writes a file; one that lies elsewhere on this machine is used even where nothing can be written."""
+        """Writes a file; one that is elsewhere on this machine is used even if the file system is read-only."""
         try:
             self.raw_folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.raw_folder / name, content)
-        except OSError:
-            if not local:
+        except OSError as error:
+            if not local or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
 
     def _places(self, download: bool) -> Iterator[tuple[str, partial[bytes]]]:
