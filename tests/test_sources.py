@@ -397,17 +397,12 @@ def test_classes_of_one_picture_are_trained_on(tmp_path):
 def test_pictures_of_two_labels_and_small_validation_parts_are_named(folder, tmp_path, monkeypatch, cli):
     monkeypatch.chdir(tmp_path)
     shutil.copy(folder / "bags/0.png", folder / "shoes/copy.png")
-    words = (
-        "--data.source=ImageFolder",
-        f"--data.source.folder={folder}",
-        "--data.val_size=0.1",
-        "--data.batch_size=4",
-    )
+    words = ("--data.source=ImageFolder", f"--data.source.folder={folder}", "--data.val_size=0.1")
     code, out, err = cli("prepare", *words)
     assert (code, err) == (0, "")
     assert f"warning: 1 pictures have two labels: {folder}/bags/0.png (bags), {folder}/shoes/copy.png (shoes)" in out
     assert "warning: few validation images of some classes (bags " in out
-    _, out, _ = cli("fit", *words, "--trainer.max_epochs=1", "--model.hidden_dims=[8]")
+    _, out, _ = cli("fit", *words, "--data.batch_size=4", "--trainer.max_epochs=1", "--model.hidden_dims=[8]")
     assert "warning: few validation images of some classes (bags " in out
     assert "trained on" not in cli("test")[1]
     _, out, _ = cli("prepare", *words, '--data.class_map={"bags": "x", "shoes": "x"}', "--data.val_size=0.5")
