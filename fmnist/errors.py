@@ -7,7 +7,7 @@ PLACE_CODE = 3  # exit code of a PlaceError in a run that a sweep has started; e
 
 
 class UserError(Exception):
-    """A mistake the user can mend.
+    """A mistake that the user can fix.
 
     Its message is one line that says what is wrong, where, and what to do. The command line
     prints it without a traceback and exits with 2.

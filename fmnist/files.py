@@ -66,7 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path: Where the file is to appear, in an existing folder.
 
     Yields:
-        A path in the same folder, of this call alone.
+        A path in the same folder, that only this call uses.
 
     Raises:
         OSError: The file cannot be written; the error names ``path``.

@@ -21,7 +21,7 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
         file: A path or an open file.
         format: ``png`` or ``svg``.
     """
-    from matplotlib.figure import Figure  # takes half a second, which only a training pays
+    from matplotlib.figure import Figure  # takes half a second, which only training pays
 
     rows = [{name: value for name, value in row.items() if abs(value) < LARGEST} for row in rows]
     scored = (row for row in rows if "val/acc" in row)

@@ -109,7 +109,7 @@ REFUSED = {
     BatchMean: "answers an image alone otherwise than among others",
     BatchScale: "answers an image alone otherwise than among others",
     BehindZeros: "answers an image alone otherwise than among others",
-    Squeeze: r"returns the shape \(10,\) for one image alone: it must be \(1, 10\)",
+    Squeeze: r"returns the shape \(10,\) for a single image: it must be \(1, 10\)",
     BatchStatistics: "cannot take one image alone: Expected more than 1 value",
     Auxiliary: "returns a tuple in training",
     Embedding: r"returns the shape \(2, 8\) for two images in training",

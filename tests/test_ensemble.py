@@ -277,7 +277,7 @@ def test_results_of_one_checkpoint_go_where_output_says(place, cli):
 
 def test_another_split_than_that_of_the_training_is_announced(place, cli):
     _, out, _ = cli("test", "--ckpt_path", *MEMBERS, "--data.split_seed=3", "--trainer.limit_test_batches=1")
-    assert "notice: the split of the data is " in out
+    assert "note: the split of the data is " in out
 
 
 def test_networks_of_ones_own_are_members_when_they_are_named(place, real_root, cli, monkeypatch):
@@ -294,4 +294,4 @@ def test_networks_of_ones_own_are_members_when_they_are_named(place, real_root, 
     assert "was trained with narrow.Narrow" in err
     code, out, err = cli(*words, "--model.network", "narrow.Narrow")
     assert (code, err) == (0, "")
-    assert "notice" not in out
+    assert "note:" not in out

@@ -128,7 +128,7 @@ def test_settings_of_a_network_are_kept(own_code, cli):
     run(cli, "fit", *words, "--data.val_size", 100, "--trainer.max_epochs", 1)
     checkpoint = torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["network"] == {"class_path": "mine.ConvNet", "init_args": {"width": 6}}
-    assert "notice" not in run(cli, "test", "--model.network", "mine.ConvNet")
+    assert "note:" not in run(cli, "test", "--model.network", "mine.ConvNet")
 
 
 @pytest.mark.parametrize("verb", ["test", "predict", "export"])

@@ -76,7 +76,7 @@ def test_what_is_not_read_is_named(folder, capsys):
     for _ in range(2):
         source.prepare()
     kinds = "2 .heic, 1 .png in no class, 1 .txt"
-    line = f"notice: {folder} has files that are not read, by their ending: {kinds}\n"
+    line = f"note: {folder} has files that are not read, by their ending: {kinds}\n"
     assert capsys.readouterr().err == line, "once, however often it is prepared"
     assert len(source.load(True)[1]) == 40
 
@@ -89,14 +89,14 @@ def test_broken_pictures_are_all_named_or_left_out(folder, capsys):
         source.prepare()
     source = ImageFolder(str(folder), skip_broken=True)
     source.prepare()
-    assert "notice: 12 of 40 pictures cannot be read and are left out" in capsys.readouterr().err
+    assert "note: 12 of 40 pictures cannot be read and are left out" in capsys.readouterr().err
     places = source.paths(True) + source.paths(False)
     assert len(places) == 28
     assert not [place for place in places if place.endswith(("/0.png", "/11.png"))]
     again = ImageFolder(str(folder), skip_broken=True)
     assert torch.equal(again.load(True)[0], source.load(True)[0])
     again.load(False)
-    assert capsys.readouterr().err.count("notice: 12 of 40") == 1, "from the cache too, and once"
+    assert capsys.readouterr().err.count("note: 12 of 40") == 1, "from the cache too, and once"
 
 
 def test_what_is_left_out_is_said_by_one_process(folder, capsys, monkeypatch):
@@ -300,9 +300,7 @@ def test_one_data_set_of_several_is_named(tmp_path, capsys):
         assert len(source.load(True)[1]) == (20 if pattern.startswith("*") else 10)
     capsys.readouterr()
     Parquet(str(tmp_path / "b/train-0.parquet")).prepare()
-    assert (
-        f"notice: {tmp_path / 'b'} has a test part as well: give this folder to test on it" in capsys.readouterr().err
-    )
+    assert f"note: {tmp_path / 'b'} has a test part as well: give this folder to test on it" in capsys.readouterr().err
 
 
 def chunk(kind, content):
@@ -423,10 +421,10 @@ def test_images_that_were_trained_on_are_counted(folder, tmp_path, monkeypatch, 
     _, out, _ = cli("test", "--data.source.test_size=0.9")
     assert "images were trained on: the figures are too good" in out
     _, out, _ = cli("validate", "--data.split_seed=1")
-    assert "notice: the split of the data is" in out
+    assert "note: the split of the data is" in out
     assert "validation images were trained on" in out
     _, out, _ = cli("fit", "--ckpt_path", "last", "--data.split_seed=1", "--trainer.max_epochs=2")
-    assert "notice: the split of the data is" in out
+    assert "note: the split of the data is" in out
     assert "validation images were trained on" in out
 
 

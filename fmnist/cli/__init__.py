@@ -1,1 +1,1 @@
-"""One file per verb, and what the verbs share."""
+"""One file per command, and what they share."""

@@ -46,7 +46,7 @@ class Fold(NamedTuple):
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``audit``, described in a few words, with its arguments."""
+    """Runs ``audit``, with its one-line description and its arguments."""
     quiet()
     parser = make_data_parser("audit", description, EXAMPLE, " FOLDER")
     parser.add_argument("folder", type=str, metavar="FOLDER", help=f"Where the runs are, such as those of {SWEEP}.")
@@ -94,7 +94,7 @@ def find_folds(folder: Path) -> list[Path]:
         number, same = read_fold(fold := str(other["data"]["fold"]))
         check(same == count, f"{path} has fold {fold}, {first} one of {count}: keep one number of folds in {folder}")
         differing = _find_difference(wanted, other)
-        check(not differing, f"{path} differs from {first} in {differing}: folds must differ in data.fold alone")
+        check(not differing, f"{path} differs from {first} in {differing}: folds must differ only in data.fold")
         check(number not in found, f"fold {fold} is there twice, {found.get(number)} and {path}: keep one in {folder}")
         last = path / "checkpoints" / "last.ckpt"
         ended = ended_mark(path).exists()

@@ -49,7 +49,7 @@ REFUSED = (*LACKING, AttributeError, RuntimeError, TypeError, ValueError)
 
 
 def run(command: str, description: str, argv: list[str]) -> None:
-    """Runs a command, described in a few words, with its arguments."""
+    """Runs a command, with its one-line description and its arguments."""
     quiet()
     try:
         Command(command, description, argv).run()
@@ -71,7 +71,7 @@ class Command(LightningCLI):
 
     Args:
         command: One of ``VERBS``.
-        description: What it does, in a few words.
+        description: One line that says what it does.
         argv: Its arguments.
     """
 
@@ -123,7 +123,7 @@ class Command(LightningCLI):
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Sets the default classes, so that ``--data.source.root X`` works alone, and the data of the checkpoint."""
+        """Sets the default classes, so that ``--data.source.root X`` is enough, and the data of the checkpoint."""
         saved = self.start.checkpoint.get("hyper_parameters", {}) if self.command == "fit" else {}
         code = ("network", "optimizer", "class_names")  # the parser would import what a file names
         model = {f"model.{name}": value for name, value in saved.items() if name not in code}

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``compare``, described in a few words, with its arguments."""
+    """Runs ``compare``, with its one-line description and its arguments."""
     parser = PlainParser("compare", description, EXAMPLE, " [FOLDER]")
     parser.add_argument("folder", nargs="?", help=f"Folder of the runs ({LOGS}).")
     root = parser.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="root", default=".")

@@ -1,4 +1,4 @@
-"""What is said on the screen, and what is not."""
+"""Printing: lines of the first process, and messages of libraries that are left out."""
 
 import logging
 import sys

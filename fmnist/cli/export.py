@@ -25,7 +25,7 @@ EXAMPLE = "fmnist export --output model.onnx"
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``export``, described in a few words, with its arguments.
+    """Runs ``export``, with its one-line description and its arguments.
 
     An ONNX file takes ``images``, uint8 (N, 1, 28, 28), and gives ``probabilities``, float32
     (N, num_classes), normalization and calibration included. Class names and origin are in its metadata.

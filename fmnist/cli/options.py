@@ -33,7 +33,7 @@ class PlainParser(argparse.ArgumentParser):
 
     Args:
         command: The command.
-        description: What it does, in a few words.
+        description: One line that says what it does.
         example: A command, shown at the end of its help.
         operands: What it takes besides options.
     """

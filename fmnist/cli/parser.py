@@ -184,7 +184,7 @@ def make_data_parser(command: str, description: str, example: str, operands: str
 
     Args:
         command: The command.
-        description: What it does, in a few words.
+        description: One line that says what it does.
         example: A command, shown at the end of its help.
         operands: What it takes besides options.
     """

@@ -19,7 +19,7 @@ SHOWN = 10  # pictures with two labels
 
 
 def run(description: str, argv: list[str]) -> None:
-    """Runs ``prepare``, described in a few words, with its arguments."""
+    """Runs ``prepare``, with its one-line description and its arguments."""
     quiet()
     parser = make_data_parser("prepare", description, EXAMPLE)
     parser.add_function_arguments(prepare, skip={"data"})

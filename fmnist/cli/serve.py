@@ -27,7 +27,7 @@ ORIGIN = re.compile(r"\*|null|\w+://[^/\s]+")
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``serve``, described in a few words, with what was typed after it."""
+    """Runs ``serve``, with its one-line description and its arguments."""
     parser = PlainParser("serve", description, EXAMPLE)
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (127.0.0.1: only this machine).")
     parser.add_argument("--port", type=int, default=8000, help="Port (8000); 0 takes a free one and prints it.")

@@ -22,7 +22,7 @@ NOISE = "differences below about 0.2 points are within seed noise (measured for 
 
 
 def run(description: str, argv: Sequence[str]) -> None:
-    """Runs ``sweep``, described in a few words, with its arguments."""
+    """Runs ``sweep``, with its one-line description and its arguments."""
     parser = PlainParser("sweep", description, EXAMPLE, " FILE [options of fit, for every trial]")
     parser.add_argument("file", type=_find_file, metavar="FILE", help="The search, in YAML; see docs/sweep.md.")
     parser.add_argument("--test", action="store_true", help="Test the best checkpoint of each trial.")

@@ -104,7 +104,7 @@ class FashionMNISTDataModule(LightningDataModule):
         return {"epoch": epoch, "trained_on": digests, "split": self.split_digest, "data": describe_data(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the epoch: workers fetch the first batches before Lightning tells the sampler."""
+        """Sets the epoch: workers fetch the first batches before Lightning tells the sampler."""
         self.epoch = state_dict["epoch"]
 
     @of_place()
@@ -185,7 +185,7 @@ class FashionMNISTDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training images, on the device."""
         if not (self.trainer and self.trainer.training):
-            return batch  # it may be images alone, as to_onnx has them
+            return batch  # it may be only images, as to_onnx has them
         images, labels = batch
         if self.flip:
             images = random_flip(images)

@@ -19,7 +19,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     Args:
         images: uint8 (N, 1, 28, 28).
         labels: int64 (N,).
-        digests: A number for the content of each image, int64 (N,), where the source tells them.
+        digests: A number for the content of each image, int64 (N,), where the source knows them.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, digests: Tensor | None = None) -> None:

@@ -45,11 +45,11 @@ def find_problems(
     lines = []
     before, seen = saved.get("split"), saved.get("trained_on")
     if before and split and before != split:
-        lines.append(f"notice: the split of the data is {split}, in the training it was {before}")
+        lines.append(f"note: the split of the data is {split}, in the training it was {before}")
     digests = images.digests if images else None
     if isinstance(seen, Tensor) and digests is not None and (count := int(torch.isin(digests, seen).sum())):
         part = "test" if stage == "test" else "validation"
-        lines.append(f"notice: {count:,} of {len(digests):,} {part} images were trained on: the figures are too good")
+        lines.append(f"warning: {count:,} of {len(digests):,} {part} images were trained on: the figures are too good")
     return lines + find_small_classes(images.labels, class_names) if images and stage == "fit" else lines
 
 

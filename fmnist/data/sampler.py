@@ -1,4 +1,4 @@
-"""The order of samples, as a function of seed, epoch and rank alone."""
+"""The order of samples, as a function of only seed, epoch and rank."""
 
 from collections.abc import Iterator
 

@@ -12,7 +12,7 @@ from python_multipart.multipart import File, FormParser, parse_options_header
 
 MAX_PICTURES, MAX_FIELDS = 16, 16
 MAX_JSON, MAX_COMMAS = 8_000_000, 100  # millions of values would take seconds, in which nobody else is answered
-SURE = 3000  # bytes; a larger picture has line ends in it, by chance alone
+SURE = 3000  # bytes; a larger picture has line ends in it, just by chance
 URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 FORM = "application/x-www-form-urlencoded"  # what curl says of -d and of --data-binary
 CURL = "curl needs --data-binary @shoe.jpg, as -d removes line ends; for JSON, -H 'Content-Type: application/json'"

@@ -25,7 +25,7 @@ def check_network(network: nn.Module, build: Callable[[], nn.Module], warn: Call
         Whether the network has features for typicality.
 
     Raises:
-        UserError: It cannot be trained, loaded again, or used for one image alone.
+        UserError: It cannot be trained, loaded again, or used for a single image.
     """
     name, images = name_network(network), example_images()
     with torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ def _copy(network: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
 def _forward(network: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     with torch.no_grad():
-        logits: Tensor = run_network(network, images, ("no image", "one image alone", "two images")[len(images)])
+        logits: Tensor = run_network(network, images, ("no image", "a single image", "two images")[len(images)])
     return logits
 
 
@@ -90,7 +90,7 @@ def _check_single_images(network: nn.Module, images: Tensor, logits: Tensor) -> 
     for number, row in enumerate(logits):
         alone = _forward(network, images[number : number + 1])
         found = tuple(alone.shape)
-        check(found == wanted, f"{name} returns the shape {found} for one image alone: it must be {wanted}")
+        check(found == wanted, f"{name} returns the shape {found} for a single image: it must be {wanted}")
         alike = not _differ(row, alone[0])
         check(alike, f"{name} answers an image alone otherwise than among others: it must not use the others' pixels")
 

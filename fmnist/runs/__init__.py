@@ -1,1 +1,1 @@
-"""What a training leaves on disk, and how it is read."""
+"""Files of a training run: writing and reading."""

@@ -1,1 +1,1 @@
-"""Hyperparameter search: what is tried, the trials on disk, and the loop that trains them."""
+"""Hyperparameter search: the plan, the trials on disk, and the loop that trains them."""

@@ -31,7 +31,7 @@ class Plan:
     Args:
         config: Paths of the configurations; all of them are searched, the named points use the first.
         search: A list of values or a range for each option of ``fit``.
-        named: Points that are tried first, by name.
+        named: Points that are trained first, by name.
         sampler: ``grid`` (every combination), ``random``, or Optuna's ``tpe``.
         trials: Number of sampled points, without the named ones; a grid ignores it.
         metric: Column of ``metrics.csv`` by which trials are compared.
@@ -95,7 +95,7 @@ def read_plan(path: Path) -> Plan:
         right = isinstance(point, dict | None)
         check(right, f"try.{name} is {point}: give options and values, such as {{data.shift: 0}}")
     for name in itertools.chain(spaces, *(point or {} for point in points.values())):
-        check(name not in RESERVED, f"{path}: {name} cannot be tried: the sweep sets it itself")
+        check(name not in RESERVED, f"{path}: {name} cannot be searched: the sweep sets it itself")
     search = {"config": configs} if spaces or configs[1:] else {}
     search |= {name: _read_space(name, space) for name, space in spaces.items()}
     named = {normalize("NFC", name): {"config": configs[0], **(point or {})} for name, point in points.items()}

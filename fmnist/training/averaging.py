@@ -1,4 +1,4 @@
-"""Which averages of the weights a training can have."""
+"""Which averages of the weights a run can have."""
 
 import math
 

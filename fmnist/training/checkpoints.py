@@ -127,7 +127,7 @@ class RunCheckpoint(Checkpoint):
         return Path(str(self.dirpath)) / "best.ckpt"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tells all processes the folder, which the first one has claimed."""
+        """Sends the folder, which the first process has claimed, to all processes."""
         self.dirpath = trainer.strategy.broadcast(self.dirpath)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -42,7 +42,7 @@ def make_optimizer(
 class ProgressLR(LambdaLR):
     """Multiplies the learning rate by a function of the progress of the training, see ``count_steps``.
 
-    A ``LambdaLR`` alone counts steps, of which an epoch can have more or fewer when a run is continued.
+    A ``LambdaLR`` counts only steps, and an epoch can have more or fewer of them when a run is continued.
 
     Args:
         optimizer: The optimizer.

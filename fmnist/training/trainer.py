@@ -69,7 +69,7 @@ def check_strategy(trainer: Trainer, config: Namespace) -> None:
     apart = str(config.strategy).endswith(("spawn", "fork", "notebook"))
     check(not apart, "trainer.strategy: processes that are spawned or forked keep their results: take ddp")
     on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size > 1
-    check(not (config.sync_batchnorm and on_cpu), "trainer.sync_batchnorm works on GPUs alone: leave it out")
+    check(not (config.sync_batchnorm and on_cpu), "trainer.sync_batchnorm works only on GPUs: leave it out")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -98,7 +98,7 @@ def _find_parts(top: Path) -> dict[Part, list[Path]]:
 
 
 def _part_of(name: str) -> Part | None:
-    """Returns the part that a word in the name of a file or a folder tells, as in ``train-00000-of-00001.parquet``."""
+    """Returns the part named by a word in the name of a file or a folder, as in ``train-00000-of-00001.parquet``."""
     words = re.split(r"[-._ 0-9]+", name.casefold())
     return next((part for part, names in PARTS.items() if not {*names}.isdisjoint(words)), None)
 

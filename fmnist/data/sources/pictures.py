@@ -127,7 +127,7 @@ class PictureSource(Source):
         rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
         if note and note not in self._printed and rank == "0":
             self._printed.add(note)
-            print(f"notice: {plain(note)}", file=sys.stderr)
+            print(f"note: {plain(note)}", file=sys.stderr)
 
     def _split(self, labels: Tensor, digests: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the indices of the training part and of the test part."""
