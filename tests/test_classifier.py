@@ -200,7 +200,7 @@ class Rates(Callback):
         (64, {"callbacks": [GradientAccumulationScheduler({0: 1, 2: 4, 3: 2})]}),
         (100, {"max_epochs": 6, "accumulate_grad_batches": 2, "limit_train_batches": 0.5}),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_a_run_that_is_continued_in_another_way_goes_on_where_it_was_in_its_schedule(
     fit, schedule, expected, batch_size, options

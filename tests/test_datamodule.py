@@ -99,7 +99,7 @@ def test_split_follows_its_own_seed_only(make):
         {"batch_size": 32},
         {"source": FashionMNIST("elsewhere")},
     ],
-    ids=str,
+    ids=lambda changed: str(*changed),
 )
 def test_settings_that_are_changed_after_the_first_setup_are_obeyed(make, changed):
     data, fresh = make(), make(**changed)
