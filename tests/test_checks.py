@@ -110,7 +110,7 @@ REFUSED = {
     BatchScale: "answers an image alone otherwise than among others",
     BehindZeros: "answers an image alone otherwise than among others",
     Squeeze: r"returns the shape \(10,\) for a single image: it must be \(1, 10\)",
-    BatchStatistics: "cannot take one image alone: Expected more than 1 value",
+    BatchStatistics: "cannot take a single image: Expected more than 1 value",
     Auxiliary: "returns a tuple in training",
     Embedding: r"returns the shape \(2, 8\) for two images in training",
     Frozen: "logits without a gradient in training",

@@ -101,16 +101,15 @@ def test_a_key_that_is_there_twice_is_named(tmp_path, monkeypatch):
 
 
 def test_a_configuration_is_utf_8_whatever_the_locale(workplace):
-    content = "# 隐藏层\ndata: {class_map: {Shirt: 衬衫}}"
-    (workplace / "plain.yaml").write_bytes(content.encode())
-    (workplace / "marked.yaml").write_bytes(content.encode("utf-8-sig"))
+    (workplace / "plain.yaml").write_bytes("# 隐藏层\ndata: {class_map: {Shirt: 衬衫}}".encode())
+    (workplace / "marked.yaml").write_bytes("# 隐藏层\ndata: {source: {init_args: {root: 数据}}}".encode("utf-8-sig"))
     ascii_only = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
-    for name in ("plain.yaml", "marked.yaml"):
-        words = ("fit", "--config", name, "--print_config")
-        done = spawn(*words, cwd=workplace, popen=Executed, **ascii_only)
-        assert (done.returncode, done.stderr) == (0, "")
-        printed = done.stdout.encode("ascii").decode("unicode_escape")
-        assert yaml.safe_load(printed)["data"]["class_map"] == {"Shirt": "衬衫"}
+    words = ("fit", "--config", "plain.yaml", "--config", "marked.yaml", "--print_config")
+    done = spawn(*words, cwd=workplace, popen=Executed, **ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = done.stdout.encode("ascii").decode("unicode_escape")
+    data = yaml.safe_load(printed)["data"]
+    assert (data["class_map"], data["source"]["init_args"]["root"]) == ({"Shirt": "衬衫"}, "数据")
 
 
 def test_what_is_printed_is_accepted_whatever_a_class_is_called(cli, tmp_path, monkeypatch):

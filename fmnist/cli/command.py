@@ -136,6 +136,7 @@ class Command(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments, with the checkpoint's values as defaults."""
         assert isinstance(parser, Parser)
+        parser.calibrates = self.command == "test" and bool(self.start.others)
         self.config = parser.parse_given(self.start.given)
         trainer, name = self.config.trainer, self.config.get("name")
         trainer.callbacks = as_typed(trainer.callbacks)

@@ -110,6 +110,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, command: str = "", **kwargs: Any) -> None:
         self.command = command
+        self.calibrates = False  # an ensemble, on validation images: how they are chosen then matters to `test`
         kwargs.setdefault("usage", argparse.SUPPRESS)
         # without abbreviations, a misspelt option is not taken for another
         formatter = type("Formatter", (HelpFormatter,), {"command": command})
@@ -154,7 +155,8 @@ class Parser(LightningArgumentParser):
         if self.command in ("", "fit"):
             return True
         if part == "data":
-            return first in {"", *DATA_SETTINGS[self.command]}
+            split = DATA_SETTINGS["validate"] if self.calibrates else ()
+            return first in {"", *DATA_SETTINGS[self.command], *split}
         if part == "trainer" and self.command not in ("prepare", "audit"):
             return first not in TRAINING_ONLY
         return part not in ("trainer", "seed_everything")
