@@ -26,7 +26,15 @@ TRAIN_SIZE, TEST_SIZE = 600, 200
 EMA = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
 RECIPE = ("--model.hidden_dims=[64,32]", "--trainer.max_epochs=2", *EMA)  # of the run that all tests share
 LONGEST = ["test_benchmarks", "test_tour", "test_crash", "test_page", "test_fit", "test_distributed", "test_real"]
-LONGEST += ["test_examples", "test_readme", "test_network", "test_options", "test_hostile", "test_ensemble", "test_own_data"]
+LONGEST += [
+    "test_examples",
+    "test_readme",
+    "test_network",
+    "test_options",
+    "test_hostile",
+    "test_ensemble",
+    "test_own_data",
+]
 
 
 def pytest_collection_modifyitems(items):

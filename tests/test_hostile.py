@@ -96,6 +96,22 @@ def test_an_optimizer_of_a_stranger_is_never_imported(cli, workplace):
     assert "bad.ckpt was trained with model.optimizer this.SGD, here is torch.optim." in err
 
 
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"init_args": {"lr": "this.X"}},
+        {"init_args": {"lr": {"class_path": "this.X"}}},
+        {"init_args": {"lr.class_path": "this.X"}},
+        {"init_args": {"lr": 0.1}, "dict_kwargs": {"lr": "this.X"}},
+    ],
+)
+def test_an_optimizer_of_torch_imports_nothing_by_its_settings(cli, workplace, described):
+    damaged("hyper_parameters", "optimizer", {"class_path": "torch.optim.SGD", **described})
+    code, out, err = cli("fit", "--ckpt_path", "bad.ckpt")
+    assert code == 2
+    assert "Beautiful is better than ugly" not in out + err
+
+
 def test_a_good_checkpoint_is_read(workplace):
     torch.save(CHECKPOINT, "good.ckpt")
     model = ImageClassifier(hidden_dims=[4], class_names=["a", "b"])

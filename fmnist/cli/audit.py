@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmnist.cli.console import quiet
 from fmnist.cli.parser import DEFAULT_SOURCE, Parser, make_data_parser
-from fmnist.cli.resolve import find_start
+from fmnist.cli.resolve import find_start, look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.split import read_fold
 from fmnist.devices import find_device
@@ -53,6 +53,8 @@ def run(description: str, argv: Sequence[str]) -> None:
     name = _find_operand(argv)
     if {"-h", "--help"} & {*argv}:
         parser.parse_args([*argv])
+    for option in look(argv).options:
+        check(not option.typed or parser.uses(option.name), f"--{option.name} does nothing for audit: leave it out")
     check(bool(name), f"name the folder that holds the runs of {SWEEP}: {EXAMPLE}")
     folder = locate(name)
     check(folder.is_dir(), f"{folder}: there is no such folder; name one that holds the runs of {SWEEP}")

@@ -1,5 +1,6 @@
 """LightningCLI for the commands that need a Trainer. It wires; what a command does is in its own file."""
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -78,8 +79,8 @@ class Command(LightningCLI):
     def __init__(self, command: str, description: str, argv: list[str]) -> None:
         self.command = command
         self.start = find_start(command, argv)
-        given = self.start.given.last
-        limits = (given.get("trainer.max_steps", -1), given.get("trainer.max_time"))
+        given = self.start.given.last.items()
+        limits = [value for name, value in given if f"{name}.".startswith(("trainer.max_steps.", "trainer.max_time."))]
         limited = not {*map(str, limits)} <= {"-1", "None", "null"}
         super().__init__(
             ImageClassifier,
@@ -107,7 +108,7 @@ class Command(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Makes the parser, with the options that most people need first."""
-        parser = Parser(**kwargs)
+        parser = Parser(**kwargs, calibrates=self.command == "test" and bool(self.start.others))
         parser.add_argument("-c", "--config", action=Config, help=HELP["config"])
         checkpoint = CHECKPOINTS.get(self.command, f"{CHECKPOINT}.")
         parser.add_argument("--ckpt_path", metavar="PATH", type=str, help=checkpoint)
@@ -125,8 +126,8 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets the default classes, so that ``--data.source.root X`` is enough, and the data of the checkpoint."""
         saved = self.start.checkpoint.get("hyper_parameters", {}) if self.command == "fit" else {}
-        code = ("network", "optimizer", "class_names")  # the parser would import what a file names
-        model = {f"model.{name}": value for name, value in saved.items() if name not in code}
+        plain = inspect.signature(ImageClassifier).parameters.keys() - {"network", "optimizer", "class_names"}
+        model = {f"model.{name}": value for name, value in saved.items() if name in plain}  # nothing to be imported
         optimizer = {"model.optimizer": _find_optimizer(saved.get("optimizer"))}
         parser.set_defaults({**DEFAULT_SOURCE, **optimizer, **model, **self.start.data})
         if self.command == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
@@ -136,12 +137,11 @@ class Command(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments, with the checkpoint's values as defaults."""
         assert isinstance(parser, Parser)
-        parser.calibrates = self.command == "test" and bool(self.start.others)
         self.config = parser.parse_given(self.start.given)
         trainer, name = self.config.trainer, self.config.get("name")
         trainer.callbacks = as_typed(trainer.callbacks)
         if note := settle_precision(trainer):
-            say(note)
+            say(note, self.start.screen)
         seed = self.config.seed_everything
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
         if name is not None:
@@ -160,7 +160,7 @@ class Command(LightningCLI):
             what = f"model.{flag} is a setting of the MLP, not of {network}"
             check(not self.start.given.has_typed(f"model.{flag}"), f"--{what}, whose own are --model.network.SETTING")
             if _plain(model[flag]) != _plain(defaults[flag]):
-                say(f"note: {what}, and is not used")
+                say(f"note: {what}, and is not used", self.start.screen)
                 model[flag] = defaults[flag]
 
     def _name_ignored_settings(self) -> None:
@@ -170,7 +170,7 @@ class Command(LightningCLI):
         for name in sorted(given & saved.keys() - {"network", "optimizer", "weights"}):
             value = self.config.model[name]
             if value is not None and _plain(value) != _plain(saved[name]):
-                say(f"note: model.{name} is {saved[name]}, as in the checkpoint, not {value}")
+                say(f"note: model.{name} is {saved[name]}, as in the checkpoint, not {value}", self.start.screen)
 
     def before_instantiate_classes(self) -> None:
         """Writes down the settings of a run, and leaves out weights to start from where a checkpoint has newer ones.
@@ -243,8 +243,18 @@ def _find_optimizer(described: Any) -> Any:
     """Returns the optimizer of a checkpoint if it is one of torch's, else the default."""
     path = str(described.get("class_path")) if isinstance(described, dict) else ""
     made: Any = getattr(torch.optim, path.rpartition(".")[2], None) if path.startswith("torch.optim.") else None
-    known = isinstance(made, type) and issubclass(made, torch.optim.Optimizer)
-    return {**described, "class_path": f"torch.optim.{made.__name__}"} if known else DEFAULT_OPTIMIZER
+    if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
+        return DEFAULT_OPTIMIZER
+    given = described.get("init_args") or {}
+    plain = isinstance(given, dict) and all(key.isidentifier() and _is_plain(value) for key, value in given.items())
+    return {"class_path": f"torch.optim.{made.__name__}", "init_args": given} if plain else DEFAULT_OPTIMIZER
+
+
+def _is_plain(value: Any) -> bool:
+    """Returns whether the parser cannot take a value for the path of a class, which it would import."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and value.isidentifier())
 
 
 def _first_line(error: BaseException) -> str:
@@ -262,4 +272,5 @@ def _differing(described: Any, other: Any) -> Any:
     """Returns what a setting is; of the same class with other settings those that differ."""
     if not (isinstance(described, dict) and isinstance(other, dict) and described["class_path"] == other["class_path"]):
         return described["class_path"] if isinstance(described, dict) else described
-    return {key: value for key, value in described["init_args"].items() if other["init_args"].get(key) != value}
+    now = other.get("init_args", {})
+    return {key: value for key, value in described.get("init_args", {}).items() if now.get(key) != value}

@@ -80,7 +80,7 @@ def _gather_seeds(rows: list[Row], settings: list[str]) -> list[Row]:
             groups.setdefault(same, []).append(row)
     gathered = []
     for group in groups.values():
-        seeds = len({row.get("seed_everything") for row in group})
+        seeds = len({repr(row.get("seed_everything")) for row in group})
         if seeds < 2 or seeds < len(group):
             continue
         mean: Row = {**group[0], "run": f"{group[0]['run']} ...", "name": None, "status": f"mean of {seeds} seeds"}
@@ -127,7 +127,7 @@ def _find_failure(trial: Path) -> str:
     """Returns why a trial of a sweep has failed; empty if it has not, and for any other folder."""
     path = trial / RESULT
     try:
-        result = read_json(path) if path.exists() else {}
+        result = read_json(path) if trial.match("trial_*") and path.exists() else {}
     except (OSError, ValueError):
         return f"broken: {RESULT}"
     status, reason = result.get("status", "complete"), result.get("reason")

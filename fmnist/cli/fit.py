@@ -49,7 +49,7 @@ def fit(
     if continued:
         check_own(continued)
     if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
-        if continued:
+        if continued and (trainer.max_epochs or 0) >= ((start.planned or {}).get("max_epochs") or 0):
             finish_interrupted_run(continued)
         say(f"{start.path} is already trained for {start.epochs} epochs. To continue, raise --trainer.max_epochs.")
         return
@@ -154,7 +154,8 @@ def _check_callbacks(trainer: Trainer, data: FashionMNISTDataModule) -> None:
     if all(type(callback).__module__.startswith(("lightning.", "fmnist.")) for callback in callbacks):
         for callback in callbacks:
             if isinstance(callback, EarlyStopping):
-                known = sorted(name for name in LOGGED if data.is_validated or name.startswith("train/"))
+                validated = data.is_validated and trainer.limit_val_batches != 0
+                known = sorted(name for name in LOGGED if validated or name.startswith("train/"))
                 what = f"EarlyStopping watches {callback.monitor}, which this run does not have"
                 check(callback.monitor in known, f"{what}: there are {', '.join(known)}")
 

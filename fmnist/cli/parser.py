@@ -106,11 +106,12 @@ class Parser(LightningArgumentParser):
 
     Args:
         command: The command; empty for the parser of the settings of a class.
+        calibrates: Whether ``test`` is about an ensemble, which it calibrates on validation images.
     """
 
-    def __init__(self, *args: Any, command: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, command: str = "", calibrates: bool = False, **kwargs: Any) -> None:
         self.command = command
-        self.calibrates = False  # an ensemble, on validation images: how they are chosen then matters to `test`
+        self.calibrates = calibrates
         kwargs.setdefault("usage", argparse.SUPPRESS)
         # without abbreviations, a misspelt option is not taken for another
         formatter = type("Formatter", (HelpFormatter,), {"command": command})
@@ -159,6 +160,8 @@ class Parser(LightningArgumentParser):
             return first in {"", *DATA_SETTINGS[self.command], *split}
         if part == "trainer" and self.command not in ("prepare", "audit"):
             return first not in TRAINING_ONLY
+        if self.command in ("prepare", "audit"):
+            return part not in SHARED_KEYS or name.startswith("model.network")
         return part not in ("trainer", "seed_everything")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.cli.console import quiet, say
-from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform
+from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform, suggest
 from fmnist.cli.resolve import find_start
 from fmnist.devices import find_device
 from fmnist.errors import UserError, check
@@ -46,9 +46,12 @@ def run(description: str, argv: list[str]) -> None:
     add_checkpoint_arguments(parser)
     parser.add_argument("--trainer.accelerator", dest="accelerator", default="auto")
     settings, rest = parser.parse_known_args(argv)
-    if rest and not rest[0].startswith("--model.network."):
-        needless = rest[0].startswith(TRAINER_OPTIONS)
-        check(not needless, f"{rest[0]} is of no use with --images, which needs no trainer and no data: leave it out")
+    strange = [word for word in rest if word.startswith("-") and not word.startswith("--model.network.")]
+    for word in strange[:1]:
+        needless = word.startswith(TRAINER_OPTIONS)
+        check(not needless, f"{word} is of no use with --images, which needs no trainer and no data: leave it out")
+        raise UserError(suggest(word.partition("=")[0], parser.names))
+    if rest and not strange and not rest[0].startswith("--model.network."):
         parser.parse_args(argv)  # which names the mistake
     check(settings.index is None, "--index prints one prediction of a test image: leave out --output and --images")
     quiet()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from fmnist.cli.console import say
 from fmnist.cli.options import TAKE_SEVERAL
@@ -134,15 +134,24 @@ class Start:
     @property
     def transform(self) -> Any:
         """What the user has named to be applied to each picture; None for nothing."""
-        name = self.given.text.get("transform") or self.given.text.get("data.source.transform")
-        made = import_code(name) if name else None
+        text = self.given.text
+        option = next((name for name in ("transform", "data.source.transform") if text.get(name)), None)
+        if option is None:
+            return None
+        settings = ", ".join(name for name, *_ in self.given.options if name.startswith(f"{option}."))
+        check(not settings, f"{settings}: a class with settings cannot be given here: name a function without any")
+        made = import_code(text[option])
         return made() if inspect.isclass(made) else made
+
+    @property
+    def screen(self) -> TextIO:
+        """Where notes go: standard output is for predictions only, if they are written there."""
+        return sys.stderr if self.given.text.get("output") == "-" else sys.stdout
 
     def announce(self, device: str) -> None:
         """Prints what is used, and where it is computed."""
         what = f"an ensemble of {len(self.members)}" if self.others else f"{self.path} (epoch {self.epochs})"
-        predictions = self.given.text.get("output") == "-"  # standard output is for predictions only
-        say(f"{self.command}: {what} on {device}", sys.stderr if predictions else sys.stdout)
+        say(f"{self.command}: {what} on {device}", self.screen)
 
 
 def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> Start:

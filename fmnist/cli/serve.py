@@ -77,7 +77,8 @@ def _read_token(option: str | None) -> str | None:
     token = token.strip()  # a mounted secret may end with a line end
     check(bool(token), f"{name} is empty: give a token, or leave it out")
     check(
-        re.fullmatch(r"[!-~]+", token) is not None, f"{name}: give letters, digits and signs of ASCII, without spaces"
+        re.fullmatch(r"[!#-;=?-_a-~]+", token) is not None,  # browsers write the others in another way in an address
+        f"{name}: give letters, digits and signs of ASCII, without spaces, quotes, < or >",
     )
     return token
 

@@ -1,13 +1,15 @@
 """``sweep``: hyperparameter search from one file, which can be stopped, repeated and continued."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist.cli.compare import format_text, list_runs
+from fmnist.cli.console import say
 from fmnist.cli.options import PlainParser
 from fmnist.errors import check
-from fmnist.files import find_config, write_whole
+from fmnist.files import expand, find_config, write_whole
 from fmnist.runs.folder import LOGS
 from fmnist.runs.settings import write_settings
 from fmnist.runs.tables import LOGGED
@@ -37,7 +39,10 @@ def run(description: str, argv: Sequence[str]) -> None:
 
 
 def _find_file(name: str) -> Path:
-    return Path(str(find_config(name, "configs/sweeps")))
+    path = Path(str(find_config(name, "configs/sweeps")))
+    if path != expand(name):
+        say(f"{name}: using {path}", sys.stderr)
+    return path
 
 
 def _check_options(plan: Plan, options: Sequence[str]) -> None:

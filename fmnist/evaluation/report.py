@@ -114,7 +114,8 @@ def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator
     if hyper_parameters.get("network"):
         found |= {f"model.{name}": None for name in MLP_SETTINGS}
     for name, value in found.items():
-        if value not in OFF and name != "model.class_names":
+        seed = name in ("seed_everything", "data.split_seed") and value is not None  # 0 is one, too
+        if (seed or value not in OFF) and name != "model.class_names":
             yield name, _as_text(value)
 
 

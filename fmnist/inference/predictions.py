@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,9 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
         path: A file that ends in ``.csv`` or ``.jsonl``; ``-`` for standard output, as JSON Lines.
     """
     if path == STDOUT:
+        utf_8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         for row in rows:
-            print(_json(row))
+            print(_json(row) if utf_8 else json.dumps(row))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as part:

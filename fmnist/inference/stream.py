@@ -72,7 +72,7 @@ def classify_files(
         UserError: At the end, if not one of the files could be read.
     """
     failed = [] if failed is None else failed
-    base = os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])  # noqa: PTH100 - drops ".."
+    base = _find_base(paths) if save_converted or explain else ""
     bar = tqdm(total=len(paths), unit="file", disable=None, file=sys.stderr)
     with ThreadPoolExecutor() as pool, bar:
         for start in range(0, len(paths), CHUNK):
@@ -84,13 +84,20 @@ def classify_files(
                     failed.append(f"{name} {row['error']}")
                 elif row["predicted"] is None and empty is not None:
                     empty.append(name)
-                if isinstance(result, Converted):
+                if isinstance(result, Converted) and base:
                     place = f"{os.path.relpath(os.path.abspath(path), base)}.png"  # noqa: PTH100
                     row["note"] += _save_all(predictor, result, row, save_converted, explain, place)
                 yield {"path": name, **row}
             bar.update(len(chunk))
     if len(failed) == len(paths):
         raise UserError(f"none of the {len(paths):,} files could be read: {failed[0]}")
+
+
+def _find_base(paths: Sequence[str]) -> str:
+    try:
+        return os.path.commonpath([Path(os.path.abspath(path)).parent for path in paths])  # noqa: PTH100 - drops ".."
+    except ValueError as error:  # Windows has several drives
+        raise UserError("--save_converted and --explain need pictures of one drive") from error
 
 
 def _convert(predictor: Predictor, path: str) -> Converted | PictureError:

@@ -161,9 +161,10 @@ def check_members(members: Sequence[Member], same_split: bool) -> None:
 
 def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
     split = (checkpoint.get(DATA) or {}).get("split") or "unknown"
+    conversion = checkpoint["conversion"]
     return {
         "classes are": ", ".join(checkpoint["hyper_parameters"]["class_names"]),
-        "pictures were converted by": " after ".join(filter(None, checkpoint["conversion"].values())),
+        "pictures were converted by": " after ".join(filter(None, (conversion["name"], conversion.get("transform")))),
         **({"split of the data is": split} if with_split else {}),
     }
 
@@ -188,6 +189,12 @@ def _check_settings(settings: dict[str, Any]) -> None:
     numbers = all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in (mean, std))
     if not numbers or (std is not None and std <= 0):
         raise ValueError("its mean and std of the pixels make no sense")
+    for name in ("network", "optimizer"):
+        made = settings.get(name)
+        if isinstance(made, dict) and not (
+            isinstance(made.get("class_path"), str) and isinstance(made.get("init_args", {}), dict)
+        ):
+            raise ValueError(f"its {name} is not described by a class")
 
 
 def _check_parts(checkpoint: Checkpoint) -> None:

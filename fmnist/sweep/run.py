@@ -88,8 +88,8 @@ class Sweep:
         options = [*as_arguments(trial.point), *self.options, root]
         if run and ended_mark(run).exists():  # killed before the result was written
             return 0
-        if run and (code := self._call(trial, handle, "fit", *options, "--ckpt_path", str(run))) != 2:
-            return code
+        if run and (code := self._call(trial, handle, "fit", root, "--ckpt_path", str(run))) != 2:
+            return code  # with the settings of the run, which has those of the trial
         return self._call(trial, handle, "fit", *options)  # also if its run cannot be continued
 
     def _call(self, trial: Trial, handle: int, command: str, *arguments: str) -> int:

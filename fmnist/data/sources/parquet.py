@@ -64,7 +64,8 @@ class Parquet(PictureSource):
         else:
             files = [path] if path.is_file() else [Path(name) for name in find_matches(path)]
             check(bool(files), f"data.source: there is no file {path}")
-            if len(files) == 1 and "test" in {_part_of(other.name) for other in files[0].parent.glob("*.parquet")}:
+            others = {_part_of(other.name) for other in files[0].parent.glob("*.parquet") if other != files[0]}
+            if len(files) == 1 and "test" in others:
                 self._print(f"{files[0].parent} has a test part as well: give this folder to test on it")
         pictures, names = [], []
         for file in files:
@@ -86,7 +87,8 @@ def _find_parts(top: Path) -> dict[Part, list[Path]]:
     """Finds the files of each part in a folder, or in the only folder in it that has a training part."""
     found = dict[Path, dict[Part, list[Path]]]()  # by the folder that all parts are in
     for file in sorted(Path(name) for name in walk(top) if name.casefold().endswith(".parquet")):
-        for place in (file, *file.relative_to(top).parents[:-1]):
+        relative = file.relative_to(top)
+        for place in (relative, *relative.parents[:-1]):
             if part := _part_of(place.name):
                 found.setdefault((top / place).parent, {}).setdefault(part, []).append(file)
                 break

@@ -88,9 +88,9 @@ class PictureSource(Source):
         self._loaded[train] = (digests, paths)
         return images, labels
 
-    def load_val(self) -> tuple[Tensor, Tensor] | None:
+    def load_val(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Reads the validation part, if there is one; see ``Source.load_val``."""
-        return self._read("val")[:2] if self._listing("val") else None
+        return self._read("val")[:3] if self._listing("val") else None
 
     def digests(self, train: bool) -> Tensor:
         """Returns a number for the content of each image; see ``Source.digests``."""

@@ -47,8 +47,12 @@ class Source(ABC):
     def prepare(self) -> None:
         """Makes sure that everything is on disk. Runs on one process of each machine."""
 
-    def load_val(self) -> tuple[Tensor, Tensor] | None:
-        """Reads the validation part, as ``load`` does; None if it is to be taken from the training part."""
+    def load_val(self) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor] | None:
+        """Reads the validation part, as ``load`` does, and its digests if they are known.
+
+        Returns:
+            None if it is to be taken from the training part.
+        """
         return None
 
     def digests(self, train: bool) -> Tensor | None:

@@ -174,7 +174,10 @@ def _find_file(folder: Path, name: str) -> Path:
     if path.is_file():
         return path
     forms = [folder / unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
-    for files in (forms, [file.with_name(file.name + suffix) for file in (path, *forms) for suffix in SUFFIXES]):
+    for files in (
+        forms,
+        [file.with_name(file.name + suffix) for file in (path, *forms) if file.name for suffix in SUFFIXES],
+    ):
         there = {str(file): file for file in files if file.is_file()}
         if len(there) == 1:
             return there.popitem()[1]
@@ -182,4 +185,4 @@ def _find_file(folder: Path, name: str) -> Path:
 
 
 def _is_picture(cell: str, folder: Path) -> bool:
-    return cell.lower().endswith(SUFFIXES) or (bool(cell) and (folder / cell).is_file())
+    return cell.lower().endswith(SUFFIXES) or (bool(cell) and _find_file(folder, cell).is_file())
