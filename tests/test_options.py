@@ -138,20 +138,24 @@ def test_a_number_is_a_number_in_any_spelling(number, tmp_path):
         ("test", "--trainer.max_epochs=3"),
         ("validate", "--data.batch_size=3"),
         ("predict", "--seed_everything=3"),
-        ("prepare", "--data.num_workers=3"),
-        ("prepare", "--trainer.max_epochs=3"),
     ],
 )
 def test_an_option_that_does_nothing_is_refused_and_in_a_configuration_ignored(workplace, cli, command, option):
-    code, _, err = cli(command, option, "--print_config" if command != "prepare" else "--show=a.png")
+    code, _, err = cli(command, option, "--print_config")
     name = option.partition("=")[0]
     assert code == 2
     assert f"{name} does nothing for {command}: leave it out" in err
     part, _, key = name[2:].partition(".")
     value = yaml.safe_load(option.partition("=")[2])
     Path("c.yaml").write_text(yaml.safe_dump({part: {key: value} if key else value}))
-    if command != "prepare":
-        assert cli(command, "--config", "c.yaml", "--print_config")[0] == 0
+    assert cli(command, "--config", "c.yaml", "--print_config")[0] == 0
+
+
+def test_prepare_takes_the_options_of_fit(workplace, cli):
+    options = ("--trainer.max_epochs=3", "--model.hidden_dims=[8]", "--data.batch_size=9", "--seed_everything=1")
+    code, out, err = cli("prepare", *options, "--data.val_size=50")
+    assert (code, err) == (0, "")
+    assert "validation       50 images" in out
 
 
 def test_home_is_home_wherever_a_configuration_or_a_folder_is_given(workplace, cli):

@@ -153,14 +153,14 @@ class Parser(LightningArgumentParser):
         """Returns whether an option, accepted because configurations have it, does something for the command."""
         part, _, rest = name.partition(".")
         first = rest.partition(".")[0]
-        if self.command in ("", "fit"):
+        if self.command in ("", "fit", "prepare"):  # `prepare` in the place of `fit` shows the data of that run
             return True
         if part == "data":
             split = DATA_SETTINGS["validate"] if self.calibrates else ()
             return first in {"", *DATA_SETTINGS[self.command], *split}
-        if part == "trainer" and self.command not in ("prepare", "audit"):
+        if part == "trainer" and self.command != "audit":
             return first not in TRAINING_ONLY
-        if self.command in ("prepare", "audit"):
+        if self.command == "audit":
             return part not in SHARED_KEYS or name.startswith("model.network")
         return part not in ("trainer", "seed_everything")
 
