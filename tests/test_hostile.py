@@ -102,6 +102,9 @@ def test_an_optimizer_of_a_stranger_is_never_imported(cli, workplace):
         {"init_args": {"lr": "this.X"}},
         {"init_args": {"lr": {"class_path": "this.X"}}},
         {"init_args": {"lr.class_path": "this.X"}},
+        {"init_args": {"betas": ["this.X", "this.X"]}},
+        {"init_args": {1: "this.X"}},
+        {"init_args": "this.X"},
         {"init_args": {"lr": 0.1}, "dict_kwargs": {"lr": "this.X"}},
     ],
 )

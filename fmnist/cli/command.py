@@ -16,7 +16,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from fmnist.cli import evaluate, fit, predict
 from fmnist.cli.console import quiet, say
 from fmnist.cli.options import CHECKPOINT
-from fmnist.cli.parser import CHECKPOINTS, DEFAULT_SOURCE, HELP, Config, Parser, add_trainer_arguments, as_typed
+from fmnist.cli.parser import (
+    CHECKPOINTS,
+    DEFAULT_SOURCE,
+    HELP,
+    Config,
+    Parser,
+    add_trainer_arguments,
+    as_typed,
+    first_line,
+)
 from fmnist.cli.resolve import find_start, look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
@@ -25,6 +34,7 @@ from fmnist.runs.folder import check_name
 from fmnist.training.checkpoints import dump_settings
 from fmnist.training.classifier import ImageClassifier
 from fmnist.training.optimization import DEFAULT as DEFAULT_OPTIMIZER
+from fmnist.training.optimization import find_optimizer
 from fmnist.training.trainer import check_strategy, complete, settle_precision
 
 
@@ -55,15 +65,15 @@ def run(command: str, description: str, argv: list[str]) -> None:
     try:
         Command(command, description, argv).run()
     except (MemoryError, torch.OutOfMemoryError) as error:
-        line = _first_line(error)
+        line = first_line(error)
         raise UserError(f"out of memory: take a smaller network or a smaller --data.batch_size: {line}") from error
     except LACKING as error:
-        raise UserError(_first_line(error)) from error
+        raise UserError(first_line(error)) from error
     except RuntimeError as error:
         if not torch.distributed.is_initialized():
             raise
         hint = "; continue with: python -m fmnist fit --ckpt_path last" if command == "fit" else ""
-        line = f"another process of this command has ended, or this one cannot go on: {_first_line(error)}"
+        line = f"another process of this command has ended, or this one cannot go on: {first_line(error)}"
         raise UserError(f"{line}{hint}") from error
 
 
@@ -128,7 +138,7 @@ class Command(LightningCLI):
         saved = self.start.checkpoint.get("hyper_parameters", {}) if self.command == "fit" else {}
         plain = inspect.signature(ImageClassifier).parameters.keys() - {"network", "optimizer", "class_names"}
         model = {f"model.{name}": value for name, value in saved.items() if name in plain}  # nothing to be imported
-        optimizer = {"model.optimizer": _find_optimizer(saved.get("optimizer"))}
+        optimizer = {"model.optimizer": _as_default(saved.get("optimizer"))}
         parser.set_defaults({**DEFAULT_SOURCE, **optimizer, **model, **self.start.data})
         if self.command == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
             check(not self.start.given.has_typed("model.class_names"), NAMES_OF_DATA)
@@ -198,7 +208,7 @@ class Command(LightningCLI):
         except UserError:
             raise
         except REFUSED as error:
-            raise UserError(_first_line(error)) from error
+            raise UserError(first_line(error)) from error
         if self.command != "fit":
             return
         for name, saved in self.start.checkpoint.get("hyper_parameters", {}).items():
@@ -239,29 +249,21 @@ def parse_fit(commands: list[list[str]]) -> list[Namespace]:
     return [parser.parse_given(look(argv)) for argv in commands]
 
 
-def _find_optimizer(described: Any) -> Any:
-    """Returns the optimizer of a checkpoint if it is one of torch's, else the default."""
-    path = str(described.get("class_path")) if isinstance(described, dict) else ""
-    made: Any = getattr(torch.optim, path.rpartition(".")[2], None) if path.startswith("torch.optim.") else None
-    if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
-        return DEFAULT_OPTIMIZER
-    given = described.get("init_args") or {}
-    plain = isinstance(given, dict) and all(key.isidentifier() and _is_plain(value) for key, value in given.items())
-    return {"class_path": f"torch.optim.{made.__name__}", "init_args": given} if plain else DEFAULT_OPTIMIZER
+def _as_default(described: Any) -> Any:
+    """Returns the optimizer of a checkpoint if it is one of torch's with plain settings, else the default."""
+    made = find_optimizer(str(described.get("class_path"))) if isinstance(described, dict) else None
+    given = described.get("init_args") or {} if made else {}
+    plain = isinstance(given, dict) and all(
+        str(name).isidentifier() and _imports_nothing(value) for name, value in given.items()
+    )
+    return {"class_path": f"torch.optim.{made.__name__}", "init_args": given} if made and plain else DEFAULT_OPTIMIZER
 
 
-def _is_plain(value: Any) -> bool:
+def _imports_nothing(value: Any) -> bool:
     """Returns whether the parser cannot take a value for the path of a class, which it would import."""
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(_imports_nothing, value))
     return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and value.isidentifier())
-
-
-def _first_line(error: BaseException) -> str:
-    """Returns the first line of the error at the bottom of what a library has raised."""
-    while isinstance(error.__cause__, Exception):  # jsonargparse wraps what a class has raised
-        error = error.__cause__
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _plain(value: Any) -> Any:

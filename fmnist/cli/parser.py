@@ -168,7 +168,7 @@ class Parser(LightningArgumentParser):
         """Raises the mistake as a ``UserError``: the option, and what the innermost error says of its value."""
         what, *more = message.replace("Parser key ", "").splitlines()
         if more:
-            what = f"{what} {_first_line(_find_cause(ex))}"
+            what = f"{what} {first_line(ex)}"
         if not self.exit_on_error:  # of the settings of a class: the parser around this one adds the option's name
             known = f"; there are {', '.join(vars(self.get_defaults()))}" if isinstance(ex, KeyError) else ""
             raise argparse.ArgumentError(None, f"{what}{known}")
@@ -227,13 +227,10 @@ def _check_complete(name: str, chosen: Any) -> None:
         check(not missing, f"{name}: {chosen['class_path']} needs more: add --{name}.{key} VALUE")
 
 
-def _find_cause(error: BaseException | None) -> BaseException | None:
-    while error and error.__cause__:
+def first_line(error: BaseException | None) -> str:
+    """Returns the first line of the error that caused this one: jsonargparse wraps what a class has raised."""
+    while error and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return error
-
-
-def _first_line(error: BaseException | None) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 

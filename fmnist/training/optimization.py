@@ -121,15 +121,19 @@ def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
+def find_optimizer(path: str) -> type[Optimizer] | None:
+    """Returns the optimizer of torch with an import path; None for any other, so that a file cannot name other code."""
+    made: Any = getattr(torch.optim, path.rpartition(".")[2], None) if path.startswith("torch.optim.") else None
+    return made if isinstance(made, type) and issubclass(made, Optimizer) else None
+
+
 def _as_callable(optimizer: OptimizerCallable | Mapping[str, Any] | None) -> OptimizerCallable:
-    """Returns what makes an optimizer; of a description only one of torch's, so that a file cannot name other code."""
+    """Returns what makes an optimizer, which is one of torch's if it is only described."""
     if callable(optimizer):
         return optimizer
     described = optimizer or DEFAULT
-    package, _, name = str(described["class_path"]).rpartition(".")
-    made: Any = getattr(torch.optim, name, None) if f"{package}.".startswith("torch.optim.") else None
-    known = isinstance(made, type) and issubclass(made, Optimizer)
-    check(
-        known, f"model.optimizer is {described['class_path']}, which is not one of torch.optim: give the class itself"
-    )
+    made = find_optimizer(str(described["class_path"]))
+    if made is None:
+        what = f"model.optimizer is {described['class_path']}, which is not one of torch.optim"
+        raise UserError(f"{what}: give the class itself")
     return partial(made, **described.get("init_args") or {})
