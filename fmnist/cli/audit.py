@@ -18,8 +18,8 @@ from fmnist.devices import find_device
 from fmnist.errors import UserError, check
 from fmnist.evaluation.labels import Row, name_image, rank_labels, write_labels
 from fmnist.inference.predictions import write_rows
-from fmnist.runs.checkpoint import load_model
-from fmnist.runs.folder import ended_mark, find_below, locate, newest_run
+from fmnist.runs.checkpoint import data_state, load_model
+from fmnist.runs.folder import TRIAL, ended_mark, find_below, locate, newest_run
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import percent
 from fmnist.text import plain
@@ -112,7 +112,7 @@ def find_folds(folder: Path) -> list[Path]:
 def _is_superseded(run: Path) -> bool:
     """Returns whether a trial of a sweep has started a newer run."""
     trial = run.parent.parent
-    return (trial / "trial.json").exists() and newest_run(trial) != run
+    return (trial / TRIAL).exists() and newest_run(trial) != run
 
 
 def _read_settings(run: Path) -> dict[str, dict[str, Any]]:
@@ -141,7 +141,7 @@ def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[Fashi
     data: FashionMNISTDataModule = parser.instantiate(parser.parse_args([*argv])).data
     data.prepare_data()
     data.setup("validate")
-    saved = (start.checkpoint.get("FashionMNISTDataModule") or {}).get("split")
+    saved = data_state(start.checkpoint).get("split")
     changed = f"{run}: the data has changed since the training (split {data.split_digest}, it was {saved}): train again"
     check(data.split_digest == saved, changed)
     model = load_model(start.path, start.checkpoint, start.network).to(find_device("auto"))

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from fmnist.cli import evaluate, fit, predict
 from fmnist.cli.console import quiet, say
-from fmnist.cli.options import CHECKPOINT
+from fmnist.cli.options import CHECKPOINT, help_texts
 from fmnist.cli.parser import (
     CHECKPOINTS,
     DEFAULT_SOURCE,
@@ -104,12 +104,7 @@ class Command(LightningCLI):
                 "enable_model_summary": False,
             },
             seed_everything_default=42,
-            parser_kwargs={
-                "command": command,
-                "usage": f"fmnist {command} [options]",
-                "description": f"{description[0].upper()}{description[1:]}.",
-                "epilog": f"example: {VERBS[command].example}",
-            },
+            parser_kwargs={"command": command, **help_texts(command, description, VERBS[command].example)},
             parser_class=Parser,
             auto_configure_optimizers=False,
             args=argv,

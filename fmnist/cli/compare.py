@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fmnist.cli.options import PlainParser
+from fmnist.cli.options import PlainParser, add_root
 from fmnist.errors import check
 from fmnist.files import expand, read_json
-from fmnist.runs.folder import LOGS, ended_mark, find_below, is_locked, locate, newest_run, read_name, spell
+from fmnist.runs.folder import LOGS, RESULT, ended_mark, find_below, is_locked, locate, newest_run, read_name, spell
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
 from fmnist.text import display_width, pad, plain, table_cell
@@ -22,7 +22,6 @@ EXAMPLE = "fmnist compare lightning_logs/mlp"
 METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
 SPREAD = ("val/acc", "val/loss", "test/acc", "test/ece")  # have a standard deviation over several seeds
 WIDEST = 60  # characters of a cell
-RESULT = "result.json"  # of a trial of a sweep
 MAX_SETTINGS = 1000  # of a configuration; ours have a tenth of that
 
 Row = dict[str, Any]
@@ -32,8 +31,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``compare``, with its one-line description and its arguments."""
     parser = PlainParser("compare", description, EXAMPLE, " [FOLDER]")
     parser.add_argument("folder", nargs="?", help=f"Folder of the runs ({LOGS}).")
-    root = parser.add_argument("--trainer.default_root_dir", "--default_root_dir", dest="root", default=".")
-    root.metavar, root.help = "DIR", "Folder that holds lightning_logs."
+    add_root(parser)
     parser.add_argument("--format", choices=("text", "csv"), default="text", help="How the table is written (text).")
     args = parser.parse_args([*argv])
     folder = locate(args.folder, expand(args.root)) if args.folder else expand(args.root) / LOGS

@@ -19,7 +19,7 @@ from fmnist.evaluation.scores import score
 from fmnist.files import check_unused, digest_file, expand, read_json
 from fmnist.inference.predictions import label_rows, make_rows, write_rows
 from fmnist.model.calibration import fit_temperature
-from fmnist.runs.checkpoint import load_members
+from fmnist.runs.checkpoint import data_state, load_members
 from fmnist.runs.folder import check_own, claim_ensemble, results_folder, run_folder
 from fmnist.runs.tables import Metrics, percent, read_history, write_metrics
 from fmnist.training.evaluation import Evaluated, Evaluator
@@ -116,7 +116,7 @@ def _evaluate(stage: str, trainer: Trainer, evaluator: Evaluator, data: FashionM
 
 
 def _print_leakage(start: Start, data: FashionMNISTDataModule, *stages: str) -> None:
-    saved = start.checkpoint.get("FashionMNISTDataModule") or {}
+    saved = data_state(start.checkpoint)
     for line in dict.fromkeys(line for stage in stages for line in data.compare_split(saved, stage)):
         say(line)
 

@@ -37,12 +37,13 @@ def run(description: str, argv: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     add_checkpoint_arguments(parser)
     add_transform(parser)
-    path = parser.parse_args([*argv]).output
+    options = parser.parse_args([*argv])
+    path = options.output
     *some, last = MAKERS
     check(path.suffix in MAKERS, f"--output {path}: the name must end in {', '.join(some)} or {last}")
     if path.suffix == ".onnx":
         check_installed("export", NEEDED, "export")
-    check_target(path, "--overwrite" in argv)
+    check_target(path, options.overwrite)
     start = find_start("export", [*argv])
     model = load_model(start.path, start.checkpoint, start.network)
     predictor = Predictor(model, start.checkpoint["conversion"], start.transform)

@@ -17,15 +17,16 @@ from fmnist.data.problems import check_batch_size
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
+from fmnist.runs.checkpoint import data_state
 from fmnist.runs.folder import check_own, run_folder
 from fmnist.runs.tables import LOGGED, percent
 from fmnist.training.checkpoints import (
     AtomicCheckpointIO,
     RunCheckpoint,
     RunLogger,
+    claim_run_folder,
     finish_interrupted_run,
 )
-from fmnist.training.checkpoints import run_folder as claim_run_folder
 from fmnist.training.classifier import ImageClassifier
 
 EXAMPLE = "fmnist fit --config configs/mlp.yaml --model.dropout 0.1"
@@ -65,7 +66,7 @@ def fit(
         if continued:
             say(f"note: {continued} was stopped before its first epoch had ended, and begins again")
     _check_callbacks(trainer, data)
-    trainer.callbacks.append(PrintSummary(start.checkpoint.get("FashionMNISTDataModule") or {}))  # type: ignore[attr-defined]
+    trainer.callbacks.append(PrintSummary(data_state(start.checkpoint)))  # type: ignore[attr-defined]
     trainer.precision_plugin.convert_module(model)  # before callbacks copy it
     with claim_run_folder(trainer, config, continued, settings.name) as run:
         if run and settings.trainer.logger in (True, None):

@@ -28,6 +28,15 @@ TAKE_SEVERAL = ("test", "predict")  # commands that take the checkpoints of an e
 CHECKPOINT = "Checkpoint or run, by its path or name; or 'best' or 'last' of the newest run (default: best)"
 
 
+def help_texts(command: str, description: str, example: str, operands: str = "") -> dict[str, Any]:
+    """Returns what ``--help`` shows around the options, as arguments of a parser."""
+    return {
+        "usage": f"fmnist {command} [options]{operands}",
+        "description": f"{description[0].upper()}{description[1:]}.",
+        "epilog": f"example: {example}",
+    }
+
+
 class PlainParser(argparse.ArgumentParser):
     """Parser of a command that needs no Lightning; a mistake is a ``UserError``.
 
@@ -40,8 +49,7 @@ class PlainParser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str, example: str, operands: str = "") -> None:
         self.names: list[str] = []
-        usage, text = f"fmnist {command} [options]{operands}", f"{description[0].upper()}{description[1:]}."
-        super().__init__(usage=usage, description=text, epilog=f"example: {example}", allow_abbrev=False)
+        super().__init__(**help_texts(command, description, example, operands), allow_abbrev=False)
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Adds an argument."""
@@ -65,16 +73,16 @@ class PlainParser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def add_root(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that says where the runs are."""
+    names, text = ("--trainer.default_root_dir", "--default_root_dir"), "Folder that holds lightning_logs."
+    parser.add_argument(*names, dest="root", default=".", metavar="DIR", help=text)
+
+
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which trained model is meant."""
     parser.add_argument("--ckpt_path", nargs="+", metavar="PATH", help=f"{CHECKPOINT}.")
-    parser.add_argument(
-        "--trainer.default_root_dir",
-        "--default_root_dir",
-        dest="root",
-        metavar="DIR",
-        help="Folder that holds lightning_logs.",
-    )
+    add_root(parser)
     parser.add_argument(
         "--model.network",
         dest="network",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.cli.console import quiet, say
-from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform, suggest
+from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform, refuse_stray, suggest
 from fmnist.cli.resolve import find_start
 from fmnist.devices import find_device
 from fmnist.errors import UserError, check
@@ -46,13 +46,14 @@ def run(description: str, argv: list[str]) -> None:
     add_checkpoint_arguments(parser)
     parser.add_argument("--trainer.accelerator", dest="accelerator", default="auto")
     settings, rest = parser.parse_known_args(argv)
-    strange = [word for word in rest if word.startswith("-") and not word.startswith("--model.network.")]
-    for word in strange[:1]:
-        needless = word.startswith(TRAINER_OPTIONS)
-        check(not needless, f"{word} is of no use with --images, which needs no trainer and no data: leave it out")
-        raise UserError(suggest(word.partition("=")[0], parser.names))
-    if rest and not strange and not rest[0].startswith("--model.network."):
-        parser.parse_args(argv)  # which names the mistake
+    options = (argument for argument in rest if argument.startswith("-"))
+    strange = next((option for option in options if not option.startswith("--model.network.")), None)
+    if strange:
+        needless = strange.startswith(TRAINER_OPTIONS)
+        check(not needless, f"{strange} is of no use with --images, which needs no trainer and no data: leave it out")
+        raise UserError(suggest(strange.partition("=")[0], parser.names))
+    if rest:
+        refuse_stray(rest[0])  # values of --model.network.SETTING come after it
     check(settings.index is None, "--index prints one prediction of a test image: leave out --output and --images")
     quiet()
     device = find_device(settings.accelerator)

@@ -23,6 +23,7 @@ from fmnist.runs.checkpoint import (
     Member,
     check_members,
     check_weights,
+    data_state,
     read_checkpoint,
 )
 from fmnist.runs.folder import find_checkpoints, run_folder
@@ -180,7 +181,7 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
     try:
         read = [read_checkpoint(path, factory) if path.is_file() else {} for path in paths]
         inherits = command in NEED_DATA and not given.has_typed("images")
-        data = read_data_settings(read[0].get("FashionMNISTDataModule"), paths[0], given.text) if inherits else {}
+        data = read_data_settings(data_state(read[0]), paths[0], given.text) if inherits else {}
     except CodeNotNamedError as error:
         raise UserError(_ask_to_name(error, command, argv)) from error
     members = [*zip(paths, read, strict=True)]

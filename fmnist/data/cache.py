@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fmnist.data.photos import SIDE, Conversion, PictureError
 from fmnist.data.read import pay_threads, read_picture
+from fmnist.data.split import digest_content
 from fmnist.errors import check
 from fmnist.files import atomic_path
 
@@ -164,4 +165,4 @@ def _describe(broken: list[str], total: int, skip_broken: bool) -> str:
 def _digest(picture: Picture) -> int:
     """Returns a number for the content of a picture."""
     content = Path(picture.file).read_bytes() if picture.content is None else picture.content
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), signed=True)
+    return digest_content(content)

@@ -31,7 +31,7 @@ def hold_out(
     if isinstance(part, str):
         number, count = read_fold(part)
         chosen = deal_folds(digest_images(images) if digests is None else digests, labels, count, seed) == number
-        return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+        return _divide(chosen)
     size, total = resolve_size(part, len(labels)), len(labels)
     what = f"data.val_size {part} of {total:,} images"
     check(size > 0, f"{what} leaves none to validate on: give --data.val_size {2 / total:.2g} or more, or 0 for none")
@@ -69,7 +69,7 @@ def stratified_split(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Ten
     chosen = torch.zeros(size, dtype=torch.bool)
     chosen[by_class[steps]] = True
     chosen &= torch.bincount(labels)[labels] > 1
-    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+    return _divide(chosen)
 
 
 def split_by_content(digests: Tensor, labels: Tensor, share: float, salt: str) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def split_by_content(digests: Tensor, labels: Tensor, share: float, salt: str) -
         if taken[mine].all():
             taken[mine[places[mine].argmax()]] = False
     chosen = taken[content]
-    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+    return _divide(chosen)
 
 
 def read_fold(text: str) -> tuple[int, int]:
@@ -144,8 +144,12 @@ def deal_folds(digests: Tensor, labels: Tensor, count: int, seed: int) -> Tensor
 
 def digest_images(images: Tensor) -> Tensor:
     """Returns a number for the pixels of each image, int64 (N,)."""
-    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images.numpy())
-    return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests])
+    return torch.tensor([digest_content(image.tobytes()) for image in images.numpy()])
+
+
+def digest_content(content: bytes) -> int:
+    """Returns a number of 64 bits, with a sign, for the content of an image or of a file."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), signed=True)
 
 
 def _hash(digests: Tensor, salt: str) -> Tensor:
@@ -162,3 +166,8 @@ def resolve_size(size: float, total: int) -> int:
 def digest_split(train_labels: Tensor, val_images: Tensor) -> str:
     """Returns 16 hexadecimal digits that change when another image is chosen for validation."""
     return hashlib.sha256(train_labels.numpy().tobytes() + val_images.numpy().tobytes()).hexdigest()[:16]
+
+
+def _divide(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the indices of the samples that stay, and of those chosen, bool (N,); both ascending."""
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

@@ -13,6 +13,7 @@ from torch import Tensor
 from fmnist import __version__
 from fmnist.evaluation.scores import score_classes, wilson_interval
 from fmnist.files import digest_file, read_text
+from fmnist.runs.checkpoint import data_state
 from fmnist.runs.folder import run_folder
 from fmnist.runs.tables import Metrics, percent
 from fmnist.text import display_width, pad
@@ -62,7 +63,7 @@ def origin(checkpoint_path: Path | None, checkpoint: dict[str, Any]) -> Metrics:
         "digests": {
             "checkpoint": digest_file(checkpoint_path) if checkpoint_path else None,
             "config": config,
-            "split": checkpoint.get("FashionMNISTDataModule", {}).get("split"),
+            "split": data_state(checkpoint).get("split"),
         },
         "versions": {"fmnist": __version__, "python": platform.python_version()}
         | {name: version(name) for name in packages},

@@ -31,6 +31,11 @@ DATA = "FashionMNISTDataModule"  # the state of the data module, by the name of 
 KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
 
 
+def data_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the state of the data module in a checkpoint; empty if there is none."""
+    return checkpoint.get(DATA) or {}
+
+
 def read_checkpoint(path: Path, network: NetworkFactory | None = None) -> Checkpoint:
     """Loads a checkpoint.
 
@@ -160,7 +165,7 @@ def check_members(members: Sequence[Member], same_split: bool) -> None:
 
 
 def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
-    split = (checkpoint.get(DATA) or {}).get("split") or "unknown"
+    split = data_state(checkpoint).get("split") or "unknown"
     conversion = checkpoint["conversion"]
     return {
         "classes are": ", ".join(checkpoint["hyper_parameters"]["class_names"]),

@@ -15,11 +15,12 @@ from pathlib import Path
 from unicodedata import normalize
 
 from fmnist.errors import UserError, check
-from fmnist.files import expand, move, open_own, read_text, sync_folder, write_whole
+from fmnist.files import PARTS, expand, move, open_own, read_text, sync_folder, write_whole
 from fmnist.text import plain
 
 LOGS = "lightning_logs"
-NAME, LOCK, TRIAL = "name", "lock", "trial.json"  # files in a run; in the folder of a trial of a sweep
+NAME, LOCK = "name", "lock"  # files in a run
+TRIAL, RESULT = "trial.json", "result.json"  # files in the folder of a trial of a sweep
 LONGEST_NAME = 60
 NUMBER = r"version_(0|[1-9][0-9]{0,8})"  # other folders are no runs: nobody trains a billion
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # on file systems without locks
@@ -123,7 +124,7 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     path = newest_run(path) or path  # a folder that holds lightning_logs, such as a trial of a sweep
     if (path / "config.yaml").is_file():  # a run
         path = path / "checkpoints" / ("last.ckpt" if to_continue else "best.ckpt")
-    if path.is_file() or (to_continue and path.name == "last.ckpt" and run_folder(path)):
+    if _can_use(path, to_continue):
         return path
     try:
         known = f"the newest run's is {find_checkpoint(None, root)}"
@@ -132,10 +133,15 @@ def find_checkpoint(spec: str | None, root: Path, to_continue: bool = False) -> 
     raise UserError(f"--ckpt_path {spec}: there is no such file; {known}")
 
 
+def _can_use(path: Path, to_continue: bool) -> bool:
+    """Returns whether a checkpoint exists, or is the ``last.ckpt`` of a run to continue, which may be missing."""
+    return path.is_file() or (to_continue and path.name == "last.ckpt" and run_folder(path) is not None)
+
+
 def _find_newest(name: str, root: Path, to_continue: bool) -> Path:
     for version in sorted(_versions(root / LOGS), reverse=True):
         path = root / LOGS / f"version_{version}" / "checkpoints" / name
-        if path.is_file() or (to_continue and name == "last.ckpt" and run_folder(path)):
+        if _can_use(path, to_continue):
             return path
     raise UserError(
         f"no trained model in {root / LOGS}: run 'python -m fmnist fit --config configs/mlp.yaml' first, "
@@ -302,6 +308,12 @@ def find_below(folder: Path, pattern: str) -> Iterator[Path]:
                     yield Path(entry.path)
                 if entry.is_dir(follow_symlinks=False) and len(entry.path) < 900:
                     waiting.append(Path(entry.path))
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the temporary files of a process that was killed; the folder must be locked."""
+    for part in find_below(folder, PARTS):
+        part.unlink()
 
 
 def newest_run(root: Path) -> Path | None:

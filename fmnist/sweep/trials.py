@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import DamagedError, UserError, check
-from fmnist.files import PARTS, read_end, read_json, write_whole
-from fmnist.runs.folder import LOGS, TRIAL, lock, newest_run
+from fmnist.files import read_end, read_json, write_whole
+from fmnist.runs.folder import LOGS, RESULT, TRIAL, lock, newest_run, remove_parts
 from fmnist.runs.tables import read_history
 from fmnist.sweep.plan import Plan, Point
 
-RESULT, SWEEP, LOG = "result.json", "sweep.json", "log.txt"
+SWEEP, LOG = "sweep.json", "log.txt"
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,7 @@ def claim_trial(trials: Sequence[Trial], tested: bool) -> tuple[Trial, int] | No
 
 def _remove_leftovers(folder: Path) -> None:
     """Removes half-written files and runs of a killed process; the folder must be locked."""
-    for part in folder.rglob(PARTS):
-        part.unlink()
+    remove_parts(folder)
     for draft in folder.glob(f"{LOGS}/.{'?' * 32}"):
         shutil.rmtree(draft)
 

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from fmnist.errors import PlaceError
-from fmnist.files import PARTS, atomic_path, write_whole
+from fmnist.files import atomic_path, write_whole
 from fmnist.plots import draw_curves
 from fmnist.runs import folder as runs
 from fmnist.runs.checkpoint import Checkpoint as SavedValues
@@ -31,7 +31,7 @@ NO_NAME = "Unable to serialize instance "  # what jsonargparse puts before a tex
 
 
 @contextmanager
-def run_folder(trainer: Trainer, config: str, continued: Path | None, name: str | None) -> Iterator[Path | None]:
+def claim_run_folder(trainer: Trainer, config: str, continued: Path | None, name: str | None) -> Iterator[Path | None]:
     """Claims the folder of a new run, or locks that of the run to continue, and has callbacks write there.
 
     A new folder is removed if an error comes before the first step. The folder of a continued run changes only when
@@ -79,13 +79,8 @@ def _shorten(path: Path) -> Path:
 
 def _reopen(run: Path, config: str) -> None:
     runs.ended_mark(run).unlink(missing_ok=True)
-    _remove_parts(run)
+    runs.remove_parts(run)
     write_whole(run / "config.yaml", config)
-
-
-def _remove_parts(run: Path) -> None:
-    for part in runs.find_below(run, PARTS):  # of a process that was killed
-        part.unlink()
 
 
 def finish_interrupted_run(run: Path) -> None:
@@ -94,7 +89,7 @@ def finish_interrupted_run(run: Path) -> None:
         if runs.ended_mark(run).exists() or (handle := runs.lock(run)) is None:
             return
         try:
-            _remove_parts(run)
+            runs.remove_parts(run)
             if rows := read_history(run):
                 with atomic_path(run / "curves.png") as part:
                     draw_curves(rows, part)

@@ -82,7 +82,6 @@ def _check_classes(top: Path) -> None:
 
 def _list_classes(top: Path) -> Listing:
     folders = _folders(top)
-    check(bool(folders), f"data.source: {top} holds no folders: one for each class is needed")
     check_case(dict.fromkeys(clean_name(path.name) for path in folders), str(top))
     pictures, names = [], []
     for folder in folders:

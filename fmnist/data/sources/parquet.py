@@ -1,6 +1,5 @@
 """Pictures inside Parquet files."""
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from fmnist.data.sources.pictures import PARTS, Listing, Part, PictureSource, na
 from fmnist.data.sources.source import clean_name
 from fmnist.errors import UserError, check
 from fmnist.files import expand
+from fmnist.names import check_installed
 
 IMAGES = ("image", "img", "picture")  # usual names of the two columns
 LABELS = ("label", "labels", "fine_label", "class", "target")
@@ -53,7 +53,7 @@ class Parquet(PictureSource):
         self.path = path
         self.columns = (image_column, label_column)
         self.label_names: list[str] = []
-        check(importlib.util.find_spec("pyarrow") is not None, "Parquet needs pyarrow: pip install 'fmnist[parquet]'")
+        check_installed("Parquet", ("pyarrow",), "parquet")
 
     def _list(self, part: Part) -> Listing | None:
         path = expand(self.path)
