@@ -87,6 +87,7 @@ FIT = [
     ("--model.optimizer.lrr 1", "Option 'lrr' is not accepted; there are lr, momentum"),
     # values
     ("--data.batch_size x", "\"data.batch_size\": Expected a <class 'int'>. Got value: x"),
+    ("--data.val_size x", "\"data.val_size\": Expected a <class 'int'>. Got value: x; or Expected a <class 'float'>"),
     ("--model.optimizer.lr fast", "\"lr\": Expected a <class 'float'>. Got value: fast"),
     ("--model.hidden_dims wide", '"model.hidden_dims": Expected a'),
     ("--model.hidden_dims '[256]'", "--model.hidden_dims '[256]': here single quotes are part of the value"),

@@ -10,7 +10,7 @@ from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, _typ
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fmnist.cli.options import CHECKPOINT, TAKE_SEVERAL, refuse_stray, suggest
+from fmnist.cli.options import CHECKPOINT, TAKE_SEVERAL, help_texts, refuse_stray, suggest
 from fmnist.cli.resolve import Given, Option, read_config
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.sources import folder, parquet, table, torchvision  # noqa: F401 - their classes can be typed by name
@@ -165,10 +165,13 @@ class Parser(LightningArgumentParser):
         return part not in ("trainer", "seed_everything")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the mistake as a ``UserError``: the option, and what the innermost error says of its value."""
+        """Raises the mistake as a ``UserError``: the option, and why each type that it may have refuses its value."""
         what, *more = message.replace("Parser key ", "").splitlines()
         if more:
-            what = f"{what} {first_line(ex)}"
+            cause = first_line(ex)
+            others = dict.fromkeys(line.strip().removeprefix("- ") for line in more)  # a line for each type
+            wanted = [line for line in others if line.startswith("Expected a") and line not in cause]
+            what = f"{what} {'; or '.join([cause, *(line for line in wanted if 'NoneType' not in line)])}"[:400]
         if not self.exit_on_error:  # of the settings of a class: the parser around this one adds the option's name
             known = f"; there are {', '.join(vars(self.get_defaults()))}" if isinstance(ex, KeyError) else ""
             raise argparse.ArgumentError(None, f"{what}{known}")
@@ -193,8 +196,7 @@ def make_data_parser(command: str, description: str, example: str, operands: str
         example: A command, shown at the end of its help.
         operands: What it takes besides options.
     """
-    usage, text = f"fmnist {command} [options]{operands}", f"{description[0].upper()}{description[1:]}."
-    parser = Parser(command=command, usage=usage, description=text, epilog=f"example: {example}")
+    parser = Parser(command=command, **help_texts(command, description, example, operands))
     parser.add_argument("-c", "--config", action=Config, help="Configuration file; only its data part counts.")
     parser.add_class_arguments(FashionMNISTDataModule, "data")
     parser.set_defaults(DEFAULT_SOURCE)
