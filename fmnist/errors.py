@@ -25,12 +25,12 @@ class DamagedError(UserError, ValueError):
 
 
 class PlaceError(UserError):
-    """A mistake of the place, not of the settings: the data, a folder, the disk."""
+    """The data, a folder or the disk is at fault, not the settings: a sweep stops, and its trial stays open."""
 
 
 @contextmanager
-def of_place() -> Iterator[None]:
-    """Makes a mistake that is found inside one of the place."""
+def data_errors() -> Iterator[None]:
+    """Turns a ``UserError`` raised inside into a ``PlaceError``; a context manager and a decorator."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""The data module: images prepared, split, put into batches and augmented."""
+"""The data module: prepares, splits, batches and augments the images."""
 
 from copy import deepcopy
 from typing import Any
@@ -16,7 +16,7 @@ from fmnist.data.saved import describe_data
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source, clean_name
 from fmnist.data.split import digest_split, hold_out
-from fmnist.errors import check, of_place
+from fmnist.errors import check, data_errors
 from fmnist.seeds import global_seed
 
 EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
@@ -28,7 +28,7 @@ class FashionMNISTDataModule(LightningDataModule):
     A batch is a pair of images, uint8 (B, 1, 28, 28), and labels, int64 (B,).
 
     Args:
-        source: Where the images come from; see ``--data.source.help CLASS`` for its settings.
+        source: Where the images come from.
         val_size: Training images held out for validation: a number, or a share below 1; 0 for none.
             Stratified: the same share of every class.
         batch_size: Images in a batch, across all devices; a last batch of one joins the batch before it.
@@ -64,7 +64,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.fold = fold
         self.seed = 0
         self.epoch = 0
-        self.split_digest = ""
+        self.split_digest = ""  # in checkpoints, to notice when the split is another one: see compare_split
         self.held_out: Tensor | None = None  # indices of the validation images in the source's training part
         self.train_set: Images | None = None
         self.val_set: Images | None = None
@@ -80,7 +80,7 @@ class FashionMNISTDataModule(LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
-        with of_place():
+        with data_errors():
             known = self.source.class_names
         for name in self.class_map:
             check(name in known, f"data.class_map names {name!r}: the classes are {', '.join(known)}")
@@ -98,23 +98,24 @@ class FashionMNISTDataModule(LightningDataModule):
         return self.train_set.pixel_statistics()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps: the epoch to continue with, and what the data was."""
+        """Returns what a checkpoint keeps: the epoch to resume at, and a description of the data."""
+        # Epochs that Lightning has started: after an epoch, the number of the next one, counted from 0.
         epoch = self.trainer.fit_loop.epoch_progress.current.ready if self.trainer else 0
         digests = self.train_set.digests if self.train_set else None
         return {"epoch": epoch, "trained_on": digests, "split": self.split_digest, "data": describe_data(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sets the epoch: workers fetch the first batches before Lightning tells the sampler."""
+        """Sets the epoch: workers fetch the first batches before Lightning calls the sampler's ``set_epoch``."""
         self.epoch = state_dict["epoch"]
 
-    @of_place()
+    @data_errors()
     def prepare_data(self) -> None:
         """Makes sure that the data is on disk."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         """Reads what ``stage`` needs: fit, validate, test, predict, or None for everything."""
-        check_settings(self)  # they can have been changed since the data was read
+        check_settings(self)  # Python code can have changed them since the data was read
         settings = (self.source, deepcopy(describe_data(self)))
         if settings != self._read_by:
             self.train_set = self.val_set = self.test_set = None
@@ -122,7 +123,7 @@ class FashionMNISTDataModule(LightningDataModule):
         if stage in ("fit", None):
             self.epoch = 0
             check_batch_size(self.batch_size, self.trainer.world_size if self.trainer else 1)
-            seed = global_seed()  # of the first process, as all must draw the same order
+            seed = global_seed()  # the first process sends its own to the others: all must draw the same order
             self.seed = self.trainer.strategy.broadcast(seed) if self.trainer else seed
         if stage in ("fit", "validate", None) and self.train_set is None:
             self.train_set, self.val_set = self._split(self._load(train=True))
@@ -131,17 +132,17 @@ class FashionMNISTDataModule(LightningDataModule):
             self.test_set = self._load(train=False)
         model: Any = self.trainer.lightning_module if self.trainer else None
         if stage == "fit" and hasattr(model, "use_pixel_statistics"):
-            model.use_pixel_statistics(*self.pixel_statistics())  # here, as callbacks that copy the model come next
+            model.use_pixel_statistics(*self.pixel_statistics())  # before weight averaging copies the model
             check_single_images(model.network, self.train_set, self.batch_size, model.trainer.world_size)
 
-    @of_place()
+    @data_errors()
     def _load(self, train: bool) -> Images:
         return self._rename(*self.source.load(train), self.source.digests(train))
 
     def _rename(self, images: Tensor, labels: Tensor, digests: Tensor | None = None) -> Images:
         names = self.class_names
         new = [names.index(self.class_map.get(name, name)) for name in self.source.class_names]
-        return Images(images, torch.tensor(new)[labels], digests)
+        return Images(images, torch.tensor(new)[labels], digests)  # all labels at once: old -> new[old]
 
     def _split(self, whole: Images) -> tuple[Images, Images]:
         own = self.source.load_val()
@@ -154,7 +155,7 @@ class FashionMNISTDataModule(LightningDataModule):
         return whole.select(train), whole.select(self.held_out)
 
     def compare_split(self, saved: dict[str, Any], stage: str) -> list[str]:
-        """Returns a line for each reason not to trust the figures of a network on this data; see ``find_problems``."""
+        """Returns a line for each reason not to trust a network's results on this data; see ``find_problems``."""
         images = self.test_set if stage == "test" else self.val_set
         return find_problems(saved, stage, self.split_digest, images, self.class_names)
 
@@ -177,6 +178,7 @@ class FashionMNISTDataModule(LightningDataModule):
     def _loader(self, images: Images | None, train: bool = False) -> DataLoader[Batch]:
         assert images is not None, "setup() comes before the loaders"
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        # The sampler shuffles, not the loader: its order depends only on (seed, epoch), so a resumed run repeats it.
         sampler = EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
         sampler.set_epoch(self.epoch)
         size = self.batch_size // world_size if train else EVAL_BATCH_SIZE
@@ -185,7 +187,7 @@ class FashionMNISTDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augments training images, on the device."""
         if not (self.trainer and self.trainer.training):
-            return batch  # it may be only images, as to_onnx has them
+            return batch  # only images when to_onnx exports
         images, labels = batch
         if self.flip:
             images = random_flip(images)

@@ -1,6 +1,8 @@
-"""Checks of a custom network before its first step: it is used with two images in every way that follows."""
+"""Checks of what a classifier is given: settings, images, and a custom network before its first step."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,40 @@ from fmnist.errors import UserError, check
 from fmnist.model.network import example_images, name_network, run_network
 from fmnist.model.typicality import forward_with_features
 
+TOLERANCE = 0.01  # resizing with interpolation can leave [0, 1] by this much
 CLOSE = 1e-2  # largest difference between logits that are the same, as a share of the largest logit
 REGISTER = "hold layers in nn.ModuleList, not in a list, and other tensors in register_buffer()"
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises a ``UserError`` for a setting of an ``ImageClassifier`` that makes no sense."""
+    within = "it must be in [0, 1)"
+    for name, right, rule in (
+        ("hidden_dims", lambda value: all(width > 0 for width in value), "widths are positive"),
+        ("dropout", lambda value: 0 <= value < 1, within),
+        ("mean", lambda value: value is None or math.isfinite(value), "it must be a number"),
+        ("std", lambda value: value is None or 0 < value < math.inf, "it must be positive"),
+        ("warmup_ratio", lambda value: 0 <= value <= 1, "it must be in [0, 1]"),
+        ("mixup", lambda value: 0 <= value < math.inf, "it must not be negative, nor infinite"),
+        ("label_smoothing", lambda value: 0 <= value < 1, within),
+    ):
+        check(right(settings[name]), f"model.{name} is {settings[name]}: {rule}")
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raises a ``UserError`` for floats outside of [0, 1]: images that are already normalized, or not yet divided.
+
+    Args:
+        images: (B, 1, 28, 28); bytes cannot be wrong, and looking at them would make the host wait for the device.
+    """
+    if not images.is_floating_point() or torch.compiler.is_compiling():
+        return
+    low, high = images.aminmax()
+    check(
+        bool(low >= -TOLERANCE) and bool(high <= 1 + TOLERANCE),
+        f"images of floats must lie between 0 and 1, as ToTensor() gives them: here are {low:.2f} to {high:.2f}; "
+        f"leave out Normalize(), or give uint8: the network normalizes by itself",
+    )
 
 
 def check_network(network: nn.Module, build: Callable[[], nn.Module], warn: Callable[[str], None]) -> bool:

@@ -8,16 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fmnist.errors import check
-
-ROUNDING = 0.01  # what interpolation may add to pixels
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class PixelNormalization(nn.Module):
-    """Turns the pixels of uint8 images into ``(pixel / 255 - mean) / std``: the first layer of every network.
+    """Computes ``(pixel / 255 - mean) / std`` of uint8 images: the first layer of every network.
 
-    Floats are taken as torchvision's ``ToTensor`` gives them, divided by 255 already.
+    Floats are already divided by 255, as torchvision's ``ToTensor`` returns them.
 
     Args:
         mean: Mean of the pixels, on a scale from 0 to 1.
@@ -26,46 +23,31 @@ class PixelNormalization(nn.Module):
 
     def __init__(self, mean: float = 0.2860, std: float = 0.3530) -> None:
         super().__init__()
-        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows the network's device and type
+        # A zero that moves with the network: what it is added to gets the network's device and type (float64, too).
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
         self.zero: Tensor
         self.set_statistics(mean, std)
 
     def set_statistics(self, mean: float, std: float) -> None:
         """Sets mean and standard deviation of the pixels, on a scale from 0 to 1."""
+        # (pixel / 255 - mean) / std is the same as offset + scale * pixel: one multiplication and one addition.
         # Numbers, not buffers: a factor that is a tensor takes a second pass over memory, and averaging changes it.
         self.scale, self.offset = 1 / (255 * std), -mean / std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to the same shape in the network's type.
-
-        Bytes take one pass over memory.
-        """
+        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to the same shape in the network's type."""
         if images.is_floating_point():
             return torch.add(self.zero + self.offset, images.to(self.zero.dtype), alpha=255 * self.scale)
+        # offset + scale * images in one pass over memory, without a float copy of the bytes.
         return torch.add(self.zero + self.offset, images, alpha=self.scale)
-
-
-def check_pixels(images: Tensor) -> None:
-    """Refuses floats that do not lie between 0 and 1: such images have been normalized already, or not yet divided.
-
-    Args:
-        images: (B, 1, 28, 28); bytes are not looked at, which would make the device wait.
-    """
-    if not images.is_floating_point() or torch.compiler.is_compiling():
-        return
-    low, high = images.aminmax()
-    check(
-        bool(low >= -ROUNDING) and bool(high <= 1 + ROUNDING),
-        f"images of floats must lie between 0 and 1, as ToTensor() gives them: here are {low:.2f} to {high:.2f}; "
-        f"leave out Normalize(), or give uint8: the network normalizes by itself",
-    )
 
 
 class MLP(nn.Sequential):
     """A multilayer perceptron on the pixels of an image.
 
     Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes). Each hidden layer is
-    linear -> normalization -> activation -> dropout.
+    linear -> normalization -> activation -> dropout. ``nn.Sequential`` calls its layers one after the other, so there
+    is no ``forward`` to write.
 
     Args:
         num_classes: Number of outputs.
@@ -87,16 +69,17 @@ class MLP(nn.Sequential):
         mean: float = 0.2860,
         std: float = 0.3530,
     ) -> None:
+        widths = [28 * 28, *hidden_dims]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise([28 * 28, *hidden_dims]):
+        for inputs, outputs in pairwise(widths):  # (784, 512), (512, 512)
             # Batch normalization subtracts the mean, so a bias before it would do nothing.
-            layers.append(nn.Linear(fan_in, fan_out, bias=normalization == "none"))
+            layers.append(nn.Linear(inputs, outputs, bias=normalization == "none"))
             if normalization == "batch":
-                layers.append(nn.BatchNorm1d(fan_out))
+                layers.append(nn.BatchNorm1d(outputs))
             layers.append(ACTIVATIONS[activation]())
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
-        layers.append(nn.Linear([28 * 28, *hidden_dims][-1], num_classes))
-        # The names keep the numbers that layers have in every checkpoint, where flattening was no layer.
+        layers.append(nn.Linear(widths[-1], num_classes))
+        # Named "0", "flatten", "1", "2", ...: checkpoints from before Flatten was a layer still load.
         first = {"0": PixelNormalization(mean, std), "flatten": nn.Flatten()}
         super().__init__(OrderedDict(first | {str(number): layer for number, layer in enumerate(layers, 1)}))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fmnist.model.mlp import check_pixels
+from fmnist.model.checks import check_pixels
 from fmnist.model.typicality import PenultimateFeatures, Typicality
 
 BATCH = 500  # images that go through a network at once

@@ -32,6 +32,7 @@ class CalibratedModule(Evaluator):
 
     def __init__(self) -> None:
         super().__init__()
+        # Divides the logits, so that a probability of 0.8 is right in 80% of the cases (Guo et al. 2017).
         self.register_buffer("temperature", torch.ones(()))
         self.train_metrics = LossAndAccuracy()
         self.val_outputs = Outputs("logits", "labels")
@@ -114,7 +115,11 @@ class CalibratedModule(Evaluator):
         torch.manual_seed(mix_seeds(self.seed, self.current_epoch, self.global_rank))
 
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
-        """Logs the epoch with its last batch: callbacks read it before ``on_train_epoch_end`` comes here."""
+        """Logs the metrics of an epoch in its last batch.
+
+        In ``on_train_epoch_end`` it would be too late: Lightning calls the callbacks (checkpoint, early stopping)
+        before the module.
+        """
         stops = self.trainer.should_stop or self.trainer.global_step == self.trainer.max_steps
         if self.trainer.is_last_batch or stops:
             metrics = self.train_metrics.compute()
@@ -144,7 +149,7 @@ class CalibratedModule(Evaluator):
         self.log_dict(shown, prog_bar=True, on_step=False, on_epoch=True)
 
     def on_train_end(self) -> None:
-        """Restores the temperature, which callbacks that average the weights have averaged as well."""
+        """Restores the fitted temperature: callbacks that average weights average every tensor of the state dict."""
         if self._fitted_temperature:
             self.temperature.fill_(self._fitted_temperature)
 

@@ -1,9 +1,8 @@
 """The classifier: network, loss and optimizer, as Lightning trains them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import Callback
@@ -15,8 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.errors import check
-from fmnist.model.checks import check_network
-from fmnist.model.mlp import check_pixels
+from fmnist.model.checks import check_network, check_pixels, check_settings
 from fmnist.model.network import NetworkFactory, build_network, describe_network
 from fmnist.model.typicality import forward_with_features
 from fmnist.runs.checkpoint import check_restorable
@@ -28,7 +26,10 @@ from fmnist.training.pretrained import Pretrained
 
 
 class ImageClassifier(CalibratedModule):
-    """An MLP trained with cross-entropy.
+    """A LightningModule: the network, its loss and its optimizer. Read ``training_step`` and ``validation_step`` first.
+
+    The network is an MLP unless ``network`` names another one. What surrounds the steps, such as metrics, calibration
+    and the content of checkpoints, is in ``CalibratedModule``.
 
     Args:
         hidden_dims: Width of each hidden layer.
@@ -72,7 +73,7 @@ class ImageClassifier(CalibratedModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_settings(self.hparams)
-        # Plain values only, so that every checkpoint loads with weights_only=True.
+        # Plain values only, so that every checkpoint loads with weights_only=True, which runs no code.
         self.hparams["hidden_dims"] = list(hidden_dims)
         self.hparams["class_names"] = list(class_names or FashionMNIST.class_names)
         self.hparams["network"] = describe_network(network)
@@ -89,7 +90,7 @@ class ImageClassifier(CalibratedModule):
             pretrained.copy_weights(self.network, self.hparams, network)
         self.class_weights: Tensor | None = None  # float (C,); counted when the data is known
         self.optimizer = optimizer
-        if not isinstance(optimizer, Mapping):  # else it is as a checkpoint describes it
+        if not isinstance(optimizer, Mapping):  # a checkpoint describes its optimizer with plain values
             self.hparams["optimizer"] = describe_optimizer(make_optimizer(optimizer, self.network.parameters()))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -99,57 +100,42 @@ class ImageClassifier(CalibratedModule):
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the loss of a batch."""
+        """Returns the loss of a batch; Lightning calls ``backward`` on it, and then the optimizer's ``step``."""
         images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
         targets = labels
-        if self.hparams["mixup"]:
+        if self.hparams["mixup"]:  # targets become probabilities: share * one_hot(a) + (1 - share) * one_hot(b)
             shares = one_hot(labels, len(self.hparams["class_names"])).to(torch.get_default_dtype())
             images, targets = mixup(images, shares, self.hparams["mixup"])
         logits = self(images)
         loss = cross_entropy(logits, targets, self.class_weights, label_smoothing=self.hparams["label_smoothing"])
-        self.train_metrics.update(logits, labels, loss)
+        self.train_metrics.update(logits, labels, loss)  # logged once an epoch, in on_train_batch_end
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Collects logits and labels, and what typicality is fitted to, in float32 whatever training computes in."""
-        with torch.autocast(self.device.type, enabled=False):
-            logits, features = forward_with_features(self, batch[0])
+        """Collects logits and labels, and what typicality is fitted to; see ``on_validation_epoch_end``."""
+        with torch.autocast(self.device.type, enabled=False):  # in float32, whatever training computes in
+            logits, features = forward_with_features(self, batch[0])  # features: the inputs of the last layer
         self.val_outputs.update(logits, batch[1])
         self.val_inputs.update(batch[0], features if self.typicality.available else None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""
         optimizer = make_optimizer(self.optimizer, self.parameters())
-        self.hparams["optimizer"] = describe_optimizer(optimizer)  # another may have been set since
+        self.hparams["optimizer"] = describe_optimizer(optimizer)  # another one may have been set after __init__
         schedule = (self.hparams["lr_schedule"], self.hparams["warmup_ratio"])
-        if schedule == ("constant", 0):
+        if schedule == ("constant", 0):  # only a schedule needs the number of steps, for which the loader is built
             return optimizer
         scheduler = ProgressLR(optimizer, self.trainer, *schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Returns what every training has, also one that Python code starts."""
+        """Returns the callbacks of every run, also of one that is started from Python."""
         return [AveragingCheck()]
 
     def on_fit_start(self) -> None:
-        """Counts the classes, if they are to be balanced."""
+        """Counts the training images of each class, for ``class_weights="balanced"``."""
         self.class_weights = None
         if self.hparams["class_weights"] == "balanced":
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             check(data is not None, "model.class_weights: the classes are counted in a data module: train with one")
             self.class_weights = balance(data.class_counts()).to(self.temperature)
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises a ``UserError`` for a setting of an ``ImageClassifier`` that makes no sense."""
-    within = "it must be in [0, 1)"
-    for name, right, rule in (
-        ("hidden_dims", lambda value: all(width > 0 for width in value), "widths are positive"),
-        ("dropout", lambda value: 0 <= value < 1, within),
-        ("mean", lambda value: value is None or math.isfinite(value), "it must be a number"),
-        ("std", lambda value: value is None or 0 < value < math.inf, "it must be positive"),
-        ("warmup_ratio", lambda value: 0 <= value <= 1, "it must be in [0, 1]"),
-        ("mixup", lambda value: 0 <= value < math.inf, "it must not be negative, nor infinite"),
-        ("label_smoothing", lambda value: 0 <= value < 1, within),
-    ):
-        check(right(settings[name]), f"model.{name} is {settings[name]}: {rule}")
