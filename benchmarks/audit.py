@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py [--images 60000 1000] [--epochs 10] [--root data] [--picture FILE.png] [options of fit]
 
-Of the first N training images of Fashion-MNIST 2 % are given another label, drawn at random. Five networks of
+Of the first N training images of Fashion-MNIST 2% are given another label, drawn at random. Five networks of
 ``configs/mlp.yaml`` are trained, each without a fifth of the images, and ``audit`` orders all labels. Printed is
 the share of the changed ones among as many of the first. With ``--picture`` the same is done with the labels as
 they are published, for the largest N, and the twenty least probable ones are drawn. Nothing is chosen by this.
@@ -40,7 +40,7 @@ def main() -> None:
     args, options = parser.parse_known_args()
     sys.path.append(str(ROOT))  # for examples.npz
     images, labels = (part.numpy() for part in FashionMNIST(args.root).load(train=True))
-    lines = ["| images | labels changed | of the first 2 % | accuracy by the labels as they are then |"]
+    lines = ["| images | labels changed | of the first 2% | accuracy by the labels as they are then |"]
     lines.append("| ---: | ---: | ---: | ---: |")
     for count in args.images:
         wrong, changed = plant(labels[:count], args.seed)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def plant(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives 2 % of the labels another value; returns all of them, and which have changed, both (N,)."""
+    """Gives 2% of the labels another value; returns all of them, and which have changed, both (N,)."""
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(labels))[: round(SHARE * len(labels))]
     wrong, changed = labels.copy(), np.zeros(len(labels), dtype=bool)

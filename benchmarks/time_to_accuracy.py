@@ -1,4 +1,4 @@
-"""Seconds from the start of a process to a saved network, and how often that network is 90 % right.
+"""Seconds from the start of a process to a saved network, and how often that network is 90% right.
 
     python benchmarks/time_to_accuracy.py [--seeds 5] [--json FILE]
     python benchmarks/time_to_accuracy.py --choose        how the numbers of epochs below were chosen
@@ -8,7 +8,7 @@ and saves the network; the wall time until then is counted, the test that follow
 take turns, seed by seed. "ours" is `configs/mlp.yaml` with fewer epochs. "usual" is what the peer's
 tutorials write: Adam with its default learning rate, the peer's default batch size, or 64. "plain
 settings" are SGD with Nesterov momentum 0.9, learning rate 0.1, batch 128, weight decay 3e-4, label
-smoothing 0.1 and a cosine with a warm-up of 5 %, as far as the peer has them: scikit-learn has neither
+smoothing 0.1 and a cosine with a warm-up of 5%, as far as the peer has them: scikit-learn has neither
 the smoothing nor the schedule. Peers that are not installed (`pip install --group bench`) are left out.
 
 A second table shows the start: processes up to their first training step, beside bare imports.
@@ -40,7 +40,7 @@ PLAIN += ("--model.mixup", "0", "--data.shift", "0")  # nothing that the peers c
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 RECIPES = {"ours": ("--config", str(CONFIG)), "plain": PLAIN}
 
-# Peer, recipe, and its epochs: ours the fewest with a validation accuracy of 91 %, as the test images are
+# Peer, recipe, and its epochs: ours the fewest with a validation accuracy of 91%, as the test images are
 # harder; those of a tutorial the best of 15. benchmarks/NOTES.md has what --choose printed.
 ROWS = {
     "ours": ("fmnist", "ours", 20),
@@ -100,14 +100,14 @@ def measure(rows: dict[str, tuple[str, str, int]], args: argparse.Namespace) -> 
             seconds, accuracy = run(peer, recipe, args.epochs or epochs, seed, args)
             found[name]["seconds"].append(seconds)
             found[name]["accuracy"].append(accuracy)
-    print(f"{'':32}epochs   seconds   / ours   test accuracy      90 % reached by")
+    print(f"{'':32}epochs   seconds   / ours   test accuracy      90% reached by")
     for name, (_, _, epochs) in rows.items():
         seconds, accuracies = found[name]["seconds"], found[name]["accuracy"]
         ratio = statistics.median(s / o for s, o in zip(seconds, found[next(iter(rows))]["seconds"], strict=True))
         spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         print(
             f"{name:32}{args.epochs or epochs:6}{statistics.median(seconds):10.1f}{ratio:9.2f}"
-            f"   {100 * statistics.mean(accuracies):.2f} ± {100 * spread:.2f} %"
+            f"   {100 * statistics.mean(accuracies):.2f} ± {100 * spread:.2f}%"
             f"   {sum(accuracy >= 0.9 for accuracy in accuracies):3} of {len(accuracies)}"
         )
     return found

@@ -57,9 +57,9 @@ def main() -> None:
     print("| images | AUROC of typicality | of the probability | called unlike |\n| --- | ---: | ---: | ---: |")
     for name, rows in found.items():
         typicality, probability, unlike = (spread(column) for column in zip(*rows, strict=True))
-        print(f"| {name} | {typicality} | {probability} | {100 * mean(row[2] for row in rows):.0f} % |")
+        print(f"| {name} | {typicality} | {probability} | {100 * mean(row[2] for row in rows):.0f}% |")
     for name, column in zip(("test images", f"{COUNT:,} of them as JPEG"), zip(*false, strict=True), strict=True):
-        print(f"| {name} | | | {100 * mean(column):.2f} % |")
+        print(f"| {name} | | | {100 * mean(column):.2f}% |")
     print_cost(predictor, args.root)
 
 

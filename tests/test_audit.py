@@ -135,7 +135,7 @@ def test_every_image_is_judged_by_the_network_that_has_not_seen_it(folds, traine
     probable = [float(row["p(given)"]) for row in rows]
     assert probable == sorted(probable)
     found = {int(row["index"]) for row in rows[: 3 * PLANTED]}
-    assert len(found & trained[1]) > PLANTED / 2, "most of the changed ones are among the first 6 %"
+    assert len(found & trained[1]) > PLANTED / 2, "most of the changed ones are among the first 6%"
 
     known, accuracies = {int(row["index"]): row for row in rows}, []
     for run in find_folds(folds):
@@ -150,7 +150,7 @@ def test_every_image_is_judged_by_the_network_that_has_not_seen_it(folds, traine
         epoch = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))[-1]
         accuracies.append(float(epoch["val/acc"]))
     mean, std = 100 * np.mean(accuracies), 100 * np.std(accuracies, ddof=1)
-    assert f"acc {mean:.2f} % ± {std:.2f} % over 3 folds, 600 images\n" in out
+    assert f"acc {mean:.2f}% ± {std:.2f}% over 3 folds, 600 images\n" in out
     assert len(re.findall(r"^  training image \d+: given ", out, re.MULTILINE)) == 10
 
 

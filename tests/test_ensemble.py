@@ -169,10 +169,10 @@ def test_results_never_replace_others(tested, tmp_path, cli, monkeypatch):
     assert lines[0] == "test: an ensemble of 2 on cpu"
     found = json.loads((tmp_path / "lightning_logs/ensemble_1/metrics.json").read_text())
     for member in found["members"]:
-        assert f"{member['checkpoint']}  acc {100 * member['acc']:.2f} %  nll {member['nll']:.4f}" in out
+        assert f"{member['checkpoint']}  acc {100 * member['acc']:.2f}%  nll {member['nll']:.4f}" in out
     spread = found["members_mean"]["acc"], found["members_std"]["acc"]
-    assert "the 2 members: acc {:.2f} % ± {:.2f} %, ".format(*(100 * value for value in spread)) in out
-    assert f"acc {100 * found['acc']:.2f} % (95 % interval" in out
+    assert "the 2 members: acc {:.2f}% ± {:.2f}%, ".format(*(100 * value for value in spread)) in out
+    assert f"acc {100 * found['acc']:.2f}% (95% interval" in out
 
 
 def test_a_trial_of_one_batch_leaves_nothing(place, cli):
@@ -204,7 +204,7 @@ def test_test_images_get_the_mean(place, cli, data):
     found = np.array([[float(row[f"p({name})"]) for name in data.class_names] for row in rows])
     assert np.allclose(found, mean(place, data.test_set.images), atol=1e-6)
     out = cli(*words, "--index", 3)[1]
-    assert f'predicted "{rows[3]["predicted"]}" ({100 * float(rows[3]["probability"]):.2f} %)' in out
+    assert f'predicted "{rows[3]["predicted"]}" ({100 * float(rows[3]["probability"]):.2f}%)' in out
 
 
 def test_a_folder_of_runs_means_them_all(place, cli):

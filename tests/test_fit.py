@@ -85,7 +85,7 @@ def test_test_evaluates_the_newest_runs_best(trained, cli):
     metrics = json.loads((RUN / "test" / "metrics.json").read_text())
     assert metrics["num_samples"] == 200
     assert metrics["checkpoint"] == f"{RUN}/checkpoints/best.ckpt"
-    assert f"acc {100 * metrics['acc']:.2f} % (95 % interval " in out
+    assert f"acc {100 * metrics['acc']:.2f}% (95% interval " in out
     assert "Ankle boot" in out
     assert f"written: {RUN}/test/report.html" in out
     assert [path.name for path in Path("lightning_logs").iterdir()] == ["version_0"], (
@@ -116,7 +116,7 @@ def test_temperature_belongs_to_the_averaged_weights(workplace, cli):
         measured = [*csv.DictReader(file)][-1]
     for name in ("val/acc", "val/ece", "val/loss"):
         value = float(measured[name])
-        assert f"{name:16}{f'{100 * value:.2f} %' if name == 'val/acc' else f'{value:.4f}':>10}" in out
+        assert f"{name:16}{f'{100 * value:.2f}%' if name == 'val/acc' else f'{value:.4f}':>10}" in out
 
 
 def test_without_validation_nothing_is_calibrated_and_test_says_so(workplace, cli):
@@ -132,8 +132,8 @@ def test_without_validation_nothing_is_calibrated_and_test_says_so(workplace, cl
 def test_validate_repeats_what_fit_had_measured(trained, cli):
     code, out, _ = cli("validate", "--ckpt_path", "last")
     assert code == 0
-    score = trained.split("epoch 2/2")[1].split("acc ")[2].split(" %")[0]
-    assert f"{'val/acc':16}{f'{score} %':>10}" in out
+    score = trained.split("epoch 2/2")[1].split("acc ")[2].split("%")[0]
+    assert f"{'val/acc':16}{f'{score}%':>10}" in out
 
 
 def test_a_checkpoint_outside_a_run_works_and_results_go_beside_it(trained, cli, workplace):
@@ -233,7 +233,7 @@ def test_predict_prints_one(trained, cli):
     row = json.loads(Path("out.jsonl").read_text().splitlines()[7])
     code, out, err = cli("predict", "--index", 7)
     assert (code, err) == (0, "")
-    line = f'predicted "{row["predicted"]}" ({100 * row["probability"]:.2f} %), actual "{row["actual"]}"'
+    line = f'predicted "{row["predicted"]}" ({100 * row["probability"]:.2f}%), actual "{row["actual"]}"'
     assert line in out
 
 

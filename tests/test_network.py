@@ -108,7 +108,7 @@ def test_a_network_goes_through_every_verb(own_code, cli, network):
     run(cli, "fit", *named, *settings, "--trainer.max_epochs", 4)
     best, last = RUN / "checkpoints/best.ckpt", RUN / "checkpoints/last.ckpt"
     out = run(cli, "test", *named)
-    assert f"acc {100 * json.loads((RUN / 'test/metrics.json').read_text())['acc']:.2f} %" in out
+    assert f"acc {100 * json.loads((RUN / 'test/metrics.json').read_text())['acc']:.2f}%" in out
     run(cli, "predict", *named, "--output", "out.csv")
     assert len(Path("out.csv").read_text().splitlines()) == 201
     assert "same class for 100.00%" in run(cli, "export", *named, "--output", "own.onnx")

@@ -142,7 +142,7 @@ def test_bytes_and_open_files_are_pictures(predictor, images, tmp_path):
 
 def test_a_prediction_can_be_read(predictor, images):
     prediction = predictor.classify(images[0, 0])
-    assert str(prediction).startswith(f"{prediction.name} {100 * prediction.probability:.2f} %, ")
+    assert str(prediction).startswith(f"{prediction.name} {100 * prediction.probability:.2f}%, ")
 
 
 def test_nothing_but_background_has_no_class_unless_it_is_an_image(predictor):

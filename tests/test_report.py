@@ -118,7 +118,7 @@ def report(tmp_path, browser):
 def test_names_are_shown_and_not_obeyed(report):
     evil = ["<script>document.title = 'evil'</script>", "<img src=x onerror=\"document.title = 'evil'\">"]
     made = report(evil, torch.eye(2)[torch.tensor([0, 1, 1, 0])], torch.tensor([0, 1, 0, 1]))
-    assert made.page.title() == "fmnist: acc 50.00 % on 4 test images"
+    assert made.page.title() == "fmnist: acc 50.00% on 4 test images"
     assert evil[0] in made.page.inner_text("main")
     assert made.page.locator("main script, main b").count() == 0
     assert "trained for 1 epoch; tested on 2026-01-31 23:59 (UTC+0100)" in made.page.inner_text("main")
@@ -136,7 +136,7 @@ def test_what_was_not_calibrated_has_one_diagram(report):
 def test_mistakes_are_captioned_with_both_names_and_the_file(report):
     logits = torch.eye(2)[torch.tensor([0, 1, 1])]
     page = report(["cat", "dog"], logits, torch.tensor([0, 1, 0]), paths=["0.jpg", "1.jpg", "a/2.jpg"]).page
-    assert page.inner_text("figcaption").splitlines() == ["predicted dog", "actual cat", "73.11 %, a/2.jpg"]
+    assert page.inner_text("figcaption").splitlines() == ["predicted dog", "actual cat", "73.11%, a/2.jpg"]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -152,4 +152,4 @@ def test_a_matrix_of_47_classes_keeps_its_names_in_sight(report, width):
         box = region.locator(f"th[scope={kind}]", has_text=last).bounding_box()
         assert frame["x"] <= box["x"] <= frame["x"] + frame["width"] - box["width"] + 1
         assert frame["y"] <= box["y"] <= frame["y"] + frame["height"] - box["height"] + 1
-    assert region.locator("td[title='actual class 46, predicted class 45: 100.00 %']").inner_text() == "10"
+    assert region.locator("td[title='actual class 46, predicted class 45: 100.00%']").inner_text() == "10"

@@ -181,7 +181,7 @@ def test_without_an_output_the_three_best_classes_are_printed(here, cli, tmp_pat
     lines = out.splitlines()[1:]
     assert len(lines) == 10
     assert all(line.startswith(f"png/000{number}.png  ") for number, line in enumerate(lines))
-    assert all(line.count(" %") == 3 for line in lines)
+    assert all(line.count("%") == 3 for line in lines)
     assert "no class  nothing but background" in cli("predict", "--images", tmp_path / "blank.png")[1]
     assert cli("predict", "--images", tmp_path / "blank.png", "--output", "blank.csv")[0] == 0
     (row,) = read("blank.csv")

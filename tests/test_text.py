@@ -13,6 +13,7 @@ from PIL import Image
 from fmnist.evaluation.results import class_table
 from fmnist.inference.predictions import write_rows
 from fmnist.text import plain, table_cell
+from tests.conftest import ROOT
 from tests.fuzz import CHECKPOINT
 
 # The title, the screen, the clipboard, in eight bits, backwards, over the line
@@ -123,7 +124,7 @@ def test_a_separator_inside_a_cell_ends_no_row(workplace, cli):
 
 def test_tables_of_a_test():
     """Every line of the table of classes is printed by itself, so that a name cannot begin another."""
-    row = {"name": "a\nacc 100.00 %", "precision": 0.1, "recall": 0.1, "f1": 0.1, "support": 1}
+    row = {"name": "a\nacc 100.00%", "precision": 0.1, "recall": 0.1, "f1": 0.1, "support": 1}
     assert all("\n" not in plain(line) for line in class_table({"classes": [row]}))
 
 
@@ -152,3 +153,21 @@ def test_columns_of_a_test_are_straight_with_names_of_any_script(long):
     lines = class_table({"classes": [{"name": name, **figures} for name in names]})
     ends = [len(line) + sum(ord(letter) > 0x2E80 for letter in line) for line in lines]
     assert len({*ends}) == 1
+
+
+PERCENT_APART = re.compile(r"[\d}*`] %(?![}\d]| \d)")
+
+
+def test_percent_follows_its_number_without_a_space():
+    """In the text, the templates and the messages, in either language."""
+    folders = [ROOT / name for name in ("fmnist", "configs", "docs", "examples", "benchmarks")]
+    pages = [*ROOT.glob("*.md"), *(path for folder in folders for path in sorted(folder.rglob("*")))]
+    pages = [path for path in pages if path.suffix in (".md", ".ipynb", ".py", ".j2", ".yaml")]
+    found = [
+        f"{path}:{number}"
+        for path in pages
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if PERCENT_APART.search(line)
+    ]
+    assert len(pages) > 100
+    assert found == []

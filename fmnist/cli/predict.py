@@ -116,7 +116,7 @@ def _line(row: dict[str, Any], width: int) -> str:
     """Writes the three most probable classes of a picture, aligned with those of others."""
     best = sorted(((value or 0, name[2:-1]) for name, value in row.items() if name.startswith("p(")), reverse=True)[:3]
     longest = max(display_width(name[2:-1]) for name in row if name.startswith("p("))
-    classes = "  ".join(f"{pad(name, longest)} {percent(value):>8}" for value, name in best)
+    classes = "  ".join(f"{pad(name, longest)} {percent(value):>7}" for value, name in best)
     known = classes if row["predicted"] else row["error"] or "no class"
     return f"{pad(row['path'], width)}  {known}  {row['note'] or ''}".rstrip()
 

@@ -112,7 +112,7 @@ def headline(metrics: Metrics) -> list[str]:
     if metrics["temperature"] == 1:
         calibration = "not calibrated: there were no validation images"
     return [
-        f"acc {percent(metrics['acc'])} (95 % interval {low} to {high}), "
+        f"acc {percent(metrics['acc'])} (95% interval {low} to {high}), "
         f"top2_acc {percent(metrics['top2_acc'])}, {metrics['num_samples']:,} images{part}",
         f"loss {metrics['loss']:.4f}; of the probabilities: nll {metrics['nll']:.4f}, brier {metrics['brier']:.4f}",
         f"ece {metrics['ece']:.4f} ({calibration})",

@@ -88,7 +88,7 @@ def score_classes(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, 
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """Returns the 95 % confidence interval of a share (Wilson 1927), from 0 to 1."""
+    """Returns the 95% confidence interval of a share (Wilson 1927), from 0 to 1."""
     z = 1.959964
     share = correct / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)

@@ -21,8 +21,8 @@ Metrics = dict[str, Any]
 
 
 def percent(share: float) -> str:
-    """Returns a share from 0 to 1 as text, ``90.46 %``."""
-    return f"{100 * share:.2f} %"
+    """Returns a share from 0 to 1 as text, ``90.46%``."""
+    return f"{100 * share:.2f}%"
 
 
 def write_history(rows: list[dict[str, float]], run: Path) -> None:
