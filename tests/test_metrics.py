@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as sklearn
 from torchmetrics.classification import MulticlassAccuracy
 
-from fmnist.evaluation.scores import reliability, score, score_classes, wilson_interval
+from fmnist.evaluation.scores import reliability, risk_coverage, score, score_classes, wilson_interval
 from fmnist.training.metrics import LossAndAccuracy, Outputs
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -77,6 +77,29 @@ def test_calibration_error_is_the_mean_distance_of_the_bins():
 def test_a_certain_prediction_falls_into_the_last_bin():
     share, accuracy = reliability(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
     assert (share[-1], accuracy[-1]) == (1, 0.5)
+
+
+def test_risk_and_coverage_are_those_computed_by_hand():
+    def of(right, confidences):
+        """Two classes, the first of which is predicted with these confidences."""
+        confident = torch.tensor(confidences, dtype=torch.float64)
+        return torch.stack([confident, 1 - confident], 1), 1 - torch.tensor(right)
+
+    # from the most confident: right; one of two equal ones right (half an error after the first of them); right; wrong
+    probabilities, labels = of([0, 1, 1, 0, 1], [0.6, 0.9, 0.8, 0.8, 0.7])
+    for order in ([0, 1, 2, 3, 4], [3, 1, 0, 2, 4]):
+        coverage, risk, separable = risk_coverage(probabilities[order], labels[order])
+        assert coverage.tolist() == [0.2, 0.4, 0.6, 0.8, 1]
+        assert risk.tolist() == pytest.approx([0, 0.5 / 2, 1 / 3, 1 / 4, 2 / 5])
+        assert separable.tolist() == [True, False, True, True, True]
+        scores = score(probabilities[order].log(), labels[order], 1.0)
+        assert scores["aurc"].item() == pytest.approx((1 / 4 + 1 / 3 + 1 / 4 + 2 / 5) / 5)
+        assert scores["coverage_at_95"] == scores["coverage_at_99"] == 0.2
+
+    # the most confident of a hundred is wrong, then 30 are right, then 69 equal ones of which 2 are wrong
+    probabilities, labels = of([0] + [1] * 97 + [0] * 2, [0.99 - i / 1000 for i in range(31)] + [0.9] * 69)
+    hundred = score(probabilities.log(), labels, 1.0)
+    assert (hundred["coverage_at_95"], hundred["coverage_at_99"]) == (1, 0)
 
 
 def test_scores_of_classes_equal_those_of_scikit_learn():

@@ -28,12 +28,15 @@ def score(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tenso
         ``acc`` and ``top2_acc`` (from 0 to 1); ``loss``, the cross-entropy of the logits; and of the
         probabilities ``nll`` (their cross-entropy), ``brier`` (squared error summed over the classes,
         from 0 to 2), ``ece`` (expected calibration error, Guo et al. 2017, 15 bins, from 0 to 1), and
-        ``ece_uncalibrated``, the same with a temperature of 1.
+        ``ece_uncalibrated``, the same with a temperature of 1; ``coverage_at_95`` and ``coverage_at_99``,
+        the largest share of the samples that can be answered, the most confident first, so that at least
+        95% or 99% of the answers are right; ``aurc``, the area under the risk-coverage curve.
     """
     logits = logits.double()
     probabilities = torch.softmax(logits / temperature, dim=1)
     classes = logits.shape[1]
     one_hot = F.one_hot(labels, classes)
+    coverage, risk, separable = risk_coverage(probabilities, labels)
     return {
         "acc": (logits.argmax(1) == labels).double().mean(),
         "top2_acc": (logits.topk(min(2, classes)).indices == labels.unsqueeze(1)).any(1).double().mean(),
@@ -42,7 +45,37 @@ def score(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, Tenso
         "brier": (probabilities - one_hot).square().sum(1).mean(),
         "ece": multiclass_calibration_error(probabilities, labels, classes, ECE_BINS),
         "ece_uncalibrated": multiclass_calibration_error(torch.softmax(logits, 1), labels, classes, ECE_BINS),
+        **{
+            f"coverage_at_{percentage}": (coverage * (separable & (risk <= 1 - percentage / 100))).max()
+            for percentage in (95, 99)
+        },
+        "aurc": risk.mean(),
     }
+
+
+def risk_coverage(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes how often answers are wrong if only the most confident predictions are given as answers.
+
+    Geifman and El-Yaniv 2017, https://arxiv.org/abs/1705.08500. Predictions of equal confidence count as if in
+    random order, so the curve does not depend on the order of the samples.
+
+    Args:
+        probabilities: float (N, num_classes); the confidence is the largest of a row.
+        labels: int64 (N,).
+
+    Returns:
+        For the 1, 2, ..., N most confident predictions, each (N,): their share of all samples (coverage) and the
+        share of them that is wrong (risk), float64; and whether a threshold separates them from the rest, bool.
+    """
+    confidence, predicted = probabilities.max(1)
+    confidence, order = confidence.sort(descending=True, stable=True)
+    _, group, sizes = torch.unique_consecutive(confidence, return_inverse=True, return_counts=True)
+    ends = sizes.cumsum(0)
+    errors = (predicted != labels)[order].cumsum(0)[ends - 1]
+    rates = errors.diff(prepend=errors.new_zeros(1)).double() / sizes  # of each group of equal confidence
+    counts = torch.arange(1, len(labels) + 1, device=labels.device)
+    expected = errors[group] - rates[group] * (ends[group] - counts)
+    return counts.double() / len(labels), expected / counts, counts == ends[group]
 
 
 def reliability(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
