@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from fmnist import __version__
-from fmnist.errors import PlaceError, UserError
+from fmnist.errors import SetupError, UserError
 from fmnist.text import plain
 
 # Each command with its file in cli/ and what it does
@@ -37,12 +37,12 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None, place_code: int = 2) -> int:
+def main(argv: Sequence[str] | None = None, setup_code: int = 2) -> int:
     """Runs one command.
 
     Args:
         argv: Arguments; those of the process if not given.
-        place_code: Exit code of a ``PlaceError``, by which a sweep knows it.
+        setup_code: Exit code of a ``SetupError``, by which a sweep knows it.
 
     Returns:
         The exit code.
@@ -57,14 +57,14 @@ def main(argv: Sequence[str] | None = None, place_code: int = 2) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        return _complain(str(error), place_code if isinstance(error, PlaceError) else 2)
+        return _complain(str(error), setup_code if isinstance(error, SetupError) else 2)
     except BrokenPipeError:  # the reader of the output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else ""
         what = f"{name.removeprefix('./') or 'reading or writing failed'}: {error.strerror or error}"
-        return _complain(what, place_code)
+        return _complain(what, setup_code)
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:

@@ -1,9 +1,9 @@
-"""The one exception that is addressed to the user."""
+"""Errors that the user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PLACE_CODE = 3  # exit code of a PlaceError in a run that a sweep has started; everywhere else it is 2
+SETUP_CODE = 3  # exit code of a SetupError in a run that a sweep has started; everywhere else it is 2
 
 
 class UserError(Exception):
@@ -14,9 +14,9 @@ class UserError(Exception):
     """
 
 
-def check(right: bool, message: str) -> None:
-    """Raises a ``UserError`` with ``message`` unless something is ``right``."""
-    if not right:
+def check(condition: bool, message: str) -> None:
+    """Raises a ``UserError`` with ``message`` unless ``condition`` holds."""
+    if not condition:
         raise UserError(message)
 
 
@@ -24,14 +24,14 @@ class DamagedError(UserError, ValueError):
     """A file is not what it should be."""
 
 
-class PlaceError(UserError):
+class SetupError(UserError):
     """The data, a folder or the disk is at fault, not the settings: a sweep stops, and its trial stays open."""
 
 
 @contextmanager
 def data_errors() -> Iterator[None]:
-    """Turns a ``UserError`` raised inside into a ``PlaceError``; a context manager and a decorator."""
+    """Turns a ``UserError`` raised inside into a ``SetupError``; a context manager and a decorator."""
     try:
         yield
     except UserError as error:
-        raise PlaceError(str(error)) from error
+        raise SetupError(str(error)) from error

@@ -113,7 +113,7 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def open_own(path: str, flags: int) -> int:
+def open_no_follow(path: str, flags: int) -> int:
     """Opens a file for writing as the ``opener`` of ``open``, but not through a symbolic link, where that is known."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 

@@ -10,7 +10,7 @@ from typing import Any
 from fmnist.errors import UserError, check
 
 
-class CodeNotNamedError(UserError):
+class UntrustedCodeError(UserError):
     """A checkpoint was trained with code that the user has not named.
 
     Args:
@@ -32,7 +32,7 @@ def describe_code(code: Any) -> str | None:
     return None if "<" in path else path
 
 
-def find_code_here(names: Iterable[str]) -> None:
+def search_current_folder(names: Iterable[str]) -> None:
     """Lets classes and functions in the current folder be imported, if one outside of this package is named.
 
     The folder comes last, so that nothing in it replaces an installed module. It stays, since worker processes and

@@ -11,7 +11,7 @@ from jsonargparse import _common, set_parsing_settings
 
 from fmnist import FashionMNIST, UserError, load
 from fmnist.data.saved import SOURCES, describe_source, read_data_settings
-from fmnist.names import find_code_here
+from fmnist.names import search_current_folder
 from tests.conftest import spawn
 from tests.forkserver import Executed
 
@@ -179,9 +179,9 @@ def test_the_current_folder_is_searched_for_named_code_alone(run, cli, monkeypat
 def test_a_name_of_code_is_made_of_identifiers(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    find_code_here(["Adam", "fmnist.CSV", "a b.c", "2.5", "../x.py", "--x.y"])
+    search_current_folder(["Adam", "fmnist.CSV", "a b.c", "2.5", "../x.py", "--x.y"])
     assert str(tmp_path) not in sys.path
-    find_code_here([name])
+    search_current_folder([name])
     assert sys.path[-1] == str(tmp_path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from fmnist.cli.options import PlainParser, add_root
 from fmnist.errors import check
 from fmnist.files import expand, read_json
-from fmnist.runs.folder import LOGS, RESULT, ended_mark, find_below, is_locked, locate, newest_run, read_name, spell
+from fmnist.runs.folder import LOGS, RESULT, ended_mark, find_below, is_locked, locate, newest_run, read_name, show_path
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import read_history, read_seconds, read_test
 from fmnist.text import display_width, pad, plain, table_cell
@@ -59,7 +59,7 @@ def list_runs(folder: Path) -> list[Row]:
     keys = sorted({key for settings in readable for key in settings} - {"trainer.default_root_dir"})
     differing = [key for key in keys if len({repr(settings.get(key)) for settings in readable}) > 1]
     rows = [
-        {"run": spell(path), "name": read_name(path), **dict.fromkeys(METRICS), **row}
+        {"run": show_path(path), "name": read_name(path), **dict.fromkeys(METRICS), **row}
         | {key: settings.get(key) for key in differing}
         for path, (row, settings) in read.items()
     ]

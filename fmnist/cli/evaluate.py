@@ -20,7 +20,7 @@ from fmnist.files import check_unused, digest_file, expand, read_json
 from fmnist.inference.predictions import label_rows, make_rows, write_rows
 from fmnist.model.calibration import fit_temperature
 from fmnist.runs.checkpoint import data_state, load_members
-from fmnist.runs.folder import check_own, claim_ensemble, results_folder, run_folder
+from fmnist.runs.folder import check_links, claim_ensemble, results_folder, run_folder
 from fmnist.runs.tables import Metrics, percent, read_history, write_metrics
 from fmnist.training.evaluation import Evaluated, Evaluator
 
@@ -56,7 +56,7 @@ def test(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNIST
     if not start.others:
         folder = results_folder(start.path)
         if not output:
-            check_own(run_folder(start.path) or folder)
+            check_links(run_folder(start.path) or folder)
         rows = read_history(folder.parent)  # what is wrong with it must not come out after the test
     began = time.monotonic()
     evaluator = _load(start, trainer)

@@ -18,7 +18,7 @@ from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
 from fmnist.runs.checkpoint import data_state
-from fmnist.runs.folder import check_own, run_folder
+from fmnist.runs.folder import check_links, run_folder
 from fmnist.runs.tables import LOGGED, percent
 from fmnist.training.checkpoints import (
     AtomicCheckpointIO,
@@ -48,7 +48,7 @@ def fit(
     """Trains a new run or continues one, and prints where its files are; ``config`` becomes its ``config.yaml``."""
     continued = run_folder(start.path)
     if continued:
-        check_own(continued)
+        check_links(continued)
     if start.epochs and 0 < (trainer.max_epochs or 0) <= start.epochs:
         if continued and (trainer.max_epochs or 0) >= ((start.planned or {}).get("max_epochs") or 0):
             finish_interrupted_run(continued)

@@ -17,7 +17,7 @@ from fmnist.data.saved import read_data_settings
 from fmnist.errors import UserError, check
 from fmnist.files import expand, find_config, read_text
 from fmnist.model.network import NetworkFactory
-from fmnist.names import CodeNotNamedError, find_code_here, import_code
+from fmnist.names import UntrustedCodeError, import_code, search_current_folder
 from fmnist.runs.checkpoint import (
     Checkpoint,
     Member,
@@ -182,7 +182,7 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
         read = [read_checkpoint(path, factory) if path.is_file() else {} for path in paths]
         inherits = command in NEED_DATA and not given.has_typed("images")
         data = read_data_settings(data_state(read[0]), paths[0], given.text) if inherits else {}
-    except CodeNotNamedError as error:
+    except UntrustedCodeError as error:
         raise UserError(_ask_to_name(error, command, argv)) from error
     members = [*zip(paths, read, strict=True)]
     if fits and read[0]:  # before the network is built
@@ -215,7 +215,7 @@ def look(argv: Sequence[str]) -> Given:
         if name in ("c", "config"):
             options += [Option(*option, False) for path in values[:1] for option in list_options(read_config(path))]
         options += _read_typed(name, values)
-    find_code_here(value for name, value, _ in options if isinstance(value, str) and _names_code(name))
+    search_current_folder(value for name, value, _ in options if isinstance(value, str) and _names_code(name))
     return Given([argument for group in _sort(groups) for argument in group], ckpt_path, options)
 
 
@@ -293,7 +293,7 @@ def _names_code(option: str) -> bool:
     return option.removesuffix(".help") in NAME_CODE or option.startswith("trainer.callbacks.on_")
 
 
-def _ask_to_name(error: CodeNotNamedError, command: str, argv: Sequence[str]) -> str:
+def _ask_to_name(error: UntrustedCodeError, command: str, argv: Sequence[str]) -> str:
     """Returns the line that says how to go on, with the command to copy."""
     named = [argument for option, name in error.code.items() for argument in (f"--{option}", name)]
     line = shlex.join(["python", "-m", "fmnist", command, *argv, *named])

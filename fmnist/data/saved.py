@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fmnist.data.sources.source import Source
 from fmnist.errors import check
 from fmnist.files import expand
-from fmnist.names import CodeNotNamedError, describe_code, import_code
+from fmnist.names import UntrustedCodeError, describe_code, import_code
 
 # The only classes that the name of a source in a checkpoint can mean
 SOURCES = {
@@ -69,7 +69,7 @@ def read_data_settings(saved: Any, path: Path, trusted: Mapping[str, str]) -> di
 
     Raises:
         UserError: The checkpoint does not say what data it was trained on, or something that makes no sense.
-        CodeNotNamedError: The source, or a function that it was given, has to be named by the user.
+        UntrustedCodeError: The source, or a function that it was given, has to be named by the user.
     """
     found: Any = saved.get("data") if isinstance(saved, dict) else None
     if not isinstance(found, dict):
@@ -91,7 +91,7 @@ def read_data_settings(saved: Any, path: Path, trusted: Mapping[str, str]) -> di
     code |= {f"data.source.{key}": str(value) for key, value in sorted(source["code"].items())}
     missing = {option: name for option, name in code.items() if option not in trusted}
     if missing:
-        raise CodeNotNamedError(path, missing)
+        raise UntrustedCodeError(path, missing)
     class_path = f"fmnist.{source['name']}" if known else chosen
     made = import_code(SOURCES[source["name"]] if known else chosen)
     return {

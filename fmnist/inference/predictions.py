@@ -34,10 +34,8 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 def make_rows(output: Output, class_names: list[str]) -> Iterator[Row]:
     """Yields the prediction for each image as plain values."""
-    shares = [None] * len(output.logits) if output.typicality is None else output.typicality.tolist()
     columns = [f"p({name})" for name in class_names]
-    labels = output.probabilities.argmax(1).tolist()
-    for row, best, share in zip(output.probabilities.tolist(), labels, shares, strict=True):
+    for row, best, share in output.rows():
         values = [float(f"{value:.9g}") for value in row]  # all that 32 bits hold
         yield {
             "predicted": class_names[best],

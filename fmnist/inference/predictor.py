@@ -68,11 +68,11 @@ def load(
 
     Raises:
         UserError: The file is not a checkpoint of fmnist, or several do not fit together.
-        CodeNotNamedError: Its network is not the MLP, and has not been given.
+        UntrustedCodeError: Its network is not the MLP, and has not been given.
         OSError: The file cannot be read.
     """
     specs = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
-    check(len(specs) > 0, "load() was given an empty list: name a checkpoint or a run")
+    check(len(specs) > 0, "load() needs a checkpoint or a run: the list is empty")
     paths = find_checkpoints([str(one) for one in specs], Path())
     members = [(path, read_checkpoint(path, network)) for path in paths]
     if len(members) > 1:
@@ -124,10 +124,7 @@ class Predictor:
         if not converted:
             return []
         output = self.predict(torch.stack([one.image for one in converted]))
-        shares = [None] * len(converted) if output.typicality is None else output.typicality.tolist()
-        labels = output.probabilities.argmax(1).tolist()
-        rows = zip(converted, output.probabilities.tolist(), labels, shares, strict=True)
-        predictions = [self._describe(*row) for row in rows]
+        predictions = [self._describe(one, *row) for one, row in zip(converted, output.rows(), strict=True)]
         return predictions if several else predictions[0]
 
     def _describe(self, converted: Converted, row: list[float], label: int, typicality: float | None) -> Prediction:
@@ -187,9 +184,8 @@ class Predictor:
 
 def describe_typicality(note: str, typicality: float | None) -> str:
     """Adds to a note that a picture is unlike the training images, or that this is not known."""
-    if typicality is None:
-        return "; ".join(filter(None, (note, UNKNOWN_NOTE)))
-    return "; ".join(filter(None, (note, UNLIKE_NOTE if typicality < UNLIKE else "")))
+    added = UNKNOWN_NOTE if typicality is None else UNLIKE_NOTE if typicality < UNLIKE else ""
+    return "; ".join(filter(None, (note, added)))
 
 
 def compare(predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """A trained network: what it computes for images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,11 @@ class Output(NamedTuple):
     """Share of the validation images that are less typical, from 0 to 1, float (B,); None if it is not available."""
     members: Tensor | None = None
     """Logits of the members of an ensemble, float (B, M, num_classes)."""
+
+    def rows(self) -> Iterator[tuple[list[float], int, float | None]]:
+        """Yields the probabilities, the most probable class and the typicality of each image, as plain numbers."""
+        shares = [None] * len(self.logits) if self.typicality is None else self.typicality.tolist()
+        return zip(self.probabilities.tolist(), self.probabilities.argmax(1).tolist(), shares, strict=True)
 
 
 class TrainedModel(nn.Module):

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from fmnist.model.ensemble import Ensemble
 from fmnist.model.mlp import MLP
 from fmnist.model.network import NetworkFactory, build_network, build_on_meta
 from fmnist.model.trained import TrainedModel
-from fmnist.names import CodeNotNamedError
+from fmnist.names import UntrustedCodeError
 from fmnist.runs.archive import read_archive
 from fmnist.runs.pickled import DTYPES
 from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
@@ -48,7 +47,7 @@ def read_checkpoint(path: Path, network: NetworkFactory | None = None) -> Checkp
 
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
-        CodeNotNamedError: Its network is not the MLP, and has not been given.
+        UntrustedCodeError: Its network is not the MLP, and has not been given.
     """
     checkpoint = read_values(path)
     choose_network(path, checkpoint["hyper_parameters"], network)
@@ -64,14 +63,14 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
         given: The class or function that the user trusts.
 
     Raises:
-        CodeNotNamedError: None was given, and the network is not the MLP.
+        UntrustedCodeError: None was given, and the network is not the MLP.
     """
     described = settings.get("network")
     if described is None:
         return None
     if given is None:
         name = described.get("class_path") if isinstance(described, dict) else described
-        raise CodeNotNamedError(path, {"model.network": str(name)})
+        raise UntrustedCodeError(path, {"model.network": str(name)})
     arguments = described.get("init_args") if isinstance(described, dict) else None
     made: Any = given  # a class or a function
     if inspect.isclass(made) and isinstance(arguments, dict):
@@ -122,17 +121,12 @@ def load_model(
         network: As there.
         convert: Applied to the network before it gets its weights: 64 bits would be cut to 32.
     """
-    settings, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-    factory = choose_network(path, settings, network)
-    if factory:
-        check_weights(path, checkpoint, network)
+    settings = checkpoint["hyper_parameters"]
+    check_weights(path, checkpoint, network)
     with _one_line(path):
-        if factory is None:
-            _check_widths(settings, weights)
-        built = convert(build_network(settings, factory))
+        built = convert(build_network(settings, choose_network(path, settings, network)))
         model = TrainedModel(built, settings["class_names"], checkpoint.get("typicality") or {}).eval()
-        _check_state(weights, model)
-        model.load_state_dict(weights)
+        model.load_state_dict(checkpoint["state_dict"])
         _check_answer(model)
     return model
 
@@ -259,18 +253,7 @@ def check_weights(path: Path, checkpoint: Checkpoint, network: NetworkFactory | 
     settings = checkpoint["hyper_parameters"]
     factory = choose_network(path, settings, network)
     with _one_line(path):
-        if factory is None:
-            _check_widths(settings, checkpoint["state_dict"])
-        model = TrainedModel(build_on_meta(settings, factory), settings["class_names"])
-        _check_state(checkpoint["state_dict"], model)
-
-
-def _check_widths(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Refuses an MLP of other layers than are stored."""
-    expected = pairwise([28 * 28, *settings["hidden_dims"], len(settings["class_names"])])
-    found = [(weight.shape[1], weight.shape[0]) for weight in weights.values() if weight.ndim == 2]
-    if sorted(found) != sorted(expected):
-        raise ValueError("its weights do not fit the network it describes")
+        _check_state(checkpoint["state_dict"], TrainedModel(build_on_meta(settings, factory), settings["class_names"]))
 
 
 def _check_state(weights: dict[str, Tensor], model: TrainedModel) -> None:

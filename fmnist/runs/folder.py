@@ -15,7 +15,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from fmnist.errors import UserError, check
-from fmnist.files import PARTS, expand, move, open_own, read_text, sync_folder, write_whole
+from fmnist.files import PARTS, expand, move, open_no_follow, read_text, sync_folder, write_whole
 from fmnist.text import plain
 
 LOGS = "lightning_logs"
@@ -83,7 +83,7 @@ def check_name(name: str, root: Path) -> None:
     printable = name.isprintable() and name == name.strip() and 0 < len(name) <= LONGEST_NAME
     check(printable and not {*name} & {"/", "\\"}, f"--name {name}: give up to {LONGEST_NAME} letters, without / or \\")
     free = name not in ("best", "last") and not re.fullmatch(r"version_\d+", name)
-    check(free, f"--name {name}: that means something else already; give another")
+    check(free, f"--name {name}: this has another meaning; give another")
     other = _find_named(name, root)
     check(other is None, f"--name {name}: this is the name of {other}; give another")
 
@@ -98,11 +98,11 @@ def locate(spec: str, root: Path = Path()) -> Path:
     """Returns the file or folder that is meant: a path, a path from ``lightning_logs`` on, or the name of a run.
 
     Args:
-        spec: As it was typed; ``~`` is the home folder.
+        spec: An option's value; ``~`` is the home folder.
         root: Folder that holds ``lightning_logs``.
     """
     path = expand(spec)
-    found = next((place for place in (path, root / LOGS / path) if place.exists()), None)
+    found = next((where for where in (path, root / LOGS / path) if where.exists()), None)
     return found or _find_named(spec, root) or path
 
 
@@ -177,7 +177,7 @@ def _list_finished(spec: str, folder: Path) -> list[Path]:
     finished = [run for run in runs if ended_mark(run).exists()]
     if len(runs) < 2 or len(finished) == len(runs):
         return runs
-    others = ", ".join(spell(run) for run in runs if run not in finished)
+    others = ", ".join(show_path(run) for run in runs if run not in finished)
     check(bool(finished), f"--ckpt_path {spec}: no run in this folder has finished: {others}")
     print(plain(f"note: {spec} without {others}: failed or not finished"), file=sys.stderr)
     return finished
@@ -224,7 +224,7 @@ def lock(folder: Path, wait: float = 0.0) -> int | None:
     """
     from filelock import lock_descriptor  # takes a tenth of a second
 
-    handle, end = os.open(folder / LOCK, _own(os.O_RDWR | os.O_CREAT), 0o666), time.monotonic() + wait
+    handle, end = os.open(folder / LOCK, _no_follow(os.O_RDWR | os.O_CREAT), 0o666), time.monotonic() + wait
     try:
         while not lock_descriptor(handle, blocking=False):
             if time.monotonic() > end:
@@ -252,7 +252,7 @@ def is_locked(folder: Path) -> bool:
 
     path = folder / LOCK
     try:
-        handle = os.open(path, _own(os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY))
+        handle = os.open(path, _no_follow(os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY))
     except OSError:
         return False
     try:
@@ -263,7 +263,7 @@ def is_locked(folder: Path) -> bool:
         os.close(handle)
 
 
-def _own(flags: int) -> int:
+def _no_follow(flags: int) -> int:
     return flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -285,14 +285,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_locks)
 
 
-def check_own(folder: Path) -> None:
-    """Raises a ``UserError`` if writing into a folder of results could follow a link that leads out of it."""
+def check_links(folder: Path) -> None:
+    """Raises a ``UserError`` if a folder of results has a link that leads out of it."""
     top = os.path.realpath(folder)
     check(not folder.is_symlink(), f"{folder} is a link: name what it leads to, {top}")
-    for place in (folder, folder / "checkpoints", folder / "test"):
-        for path in (place, *(place.iterdir() if place.is_dir() else ())):
+    for inner in (folder, folder / "checkpoints", folder / "test"):
+        for path in (inner, *(inner.iterdir() if inner.is_dir() else ())):
             inside = Path(os.path.realpath(path)).is_relative_to(top)
-            check(inside, f"{path} is a link that leads out of {folder}: put what it leads to in its place")
+            check(inside, f"{path} is a link that leads out of {folder}: replace it by what it leads to")
 
 
 def find_below(folder: Path, pattern: str) -> Iterator[Path]:
@@ -329,11 +329,11 @@ def ended_mark(run: Path) -> Path:
 
 def mark_ended(run: Path) -> None:
     """Creates the file that ``ended_mark`` names."""
-    os.close(open_own(str(ended_mark(run)), os.O_WRONLY | os.O_CREAT))
+    os.close(open_no_follow(str(ended_mark(run)), os.O_WRONLY | os.O_CREAT))
 
 
-def spell(run: Path) -> str:
-    """Returns a run as ``--ckpt_path`` takes it: from ``lightning_logs`` on, a trial of a sweep by its folder."""
+def show_path(run: Path) -> str:
+    """Returns a run as ``--ckpt_path`` accepts it: from ``lightning_logs`` on, a trial of a sweep by its folder."""
     holder = run.parent.parent
     path = holder if (holder / TRIAL).exists() and newest_run(holder) == run else run
     here, path = Path.cwd(), path.absolute()

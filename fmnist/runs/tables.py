@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fmnist.errors import DamagedError
-from fmnist.files import digest_file, open_own, read_json, read_text, write_whole
+from fmnist.files import digest_file, open_no_follow, read_json, read_text, write_whole
 from fmnist.runs.folder import results_folder
 
 COLUMNS = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
@@ -67,7 +67,7 @@ def _parse(text: str) -> list[dict[str, float]]:
 
 def append_seconds(run: Path, epoch: int, seconds: float) -> None:
     """Adds the time of an epoch to ``times.csv``."""
-    with open(run / "times.csv", "a", opener=open_own) as file:
+    with open(run / "times.csv", "a", opener=open_no_follow) as file:
         if file.tell() == 0:
             file.write(f"{TIMES}\n")
         file.write(f"{epoch},{seconds:.3f}\n")

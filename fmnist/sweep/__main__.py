@@ -1,6 +1,6 @@
 """A run of a trial, in its own process: ``python -m fmnist.sweep fit ...`` is ``python -m fmnist fit ...``.
 
-Only its exit code differs, ``PLACE_CODE`` where the data, a folder or the disk is at fault and not the trial.
+Only its exit code differs, ``SETUP_CODE`` where the data, a folder or the disk is at fault and not the trial.
 """
 
 import os
@@ -10,7 +10,7 @@ if __name__ == "__main__" and sys.path[0] == os.getcwd():  # noqa: PTH109 - as f
     del sys.path[0]
 
 from fmnist.__main__ import main
-from fmnist.errors import PLACE_CODE
+from fmnist.errors import SETUP_CODE
 
 if __name__ == "__main__":
-    sys.exit(main(place_code=PLACE_CODE))
+    sys.exit(main(setup_code=SETUP_CODE))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmnist.errors import PLACE_CODE, PlaceError, check
-from fmnist.files import open_own
+from fmnist.errors import SETUP_CODE, SetupError, check
+from fmnist.files import open_no_follow
 from fmnist.runs.folder import ended_mark
 from fmnist.seeds import mix_seeds
 from fmnist.sweep.plan import Plan, Point, Space, as_arguments
@@ -99,11 +99,11 @@ class Sweep:
             0, 2 if an option of the trial is at fault, or the exit code of a process that was stopped or killed.
 
         Raises:
-            PlaceError: The data, a folder or the disk is at fault.
+            SetupError: The data, a folder or the disk is at fault.
             UserError: The command has ended in another way, or was killed too often.
         """
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.plan.threads))
-        with open(trial.path / LOG, "a", encoding="utf-8", opener=open_own) as log:
+        with open(trial.path / LOG, "a", encoding="utf-8", opener=open_no_follow) as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fmnist.sweep", command, *arguments],
                 env=os.environ | threads,
@@ -119,8 +119,8 @@ class Sweep:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-        if code == PLACE_CODE:
-            raise PlaceError(trial.last_error())
+        if code == SETUP_CODE:
+            raise SetupError(trial.last_error())
         killed = code in (130, 143) or code < 0
         check(killed or code in (0, 2), f"{trial.path}: {command} ended with exit code {code}: see its {LOG}")
         self.kills[trial.path] = self.kills.get(trial.path, 0) + killed

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from fmnist.errors import PlaceError
+from fmnist.errors import SetupError
 from fmnist.files import atomic_path, write_whole
 from fmnist.plots import draw_curves
 from fmnist.runs import folder as runs
@@ -47,7 +47,7 @@ def claim_run_folder(trainer: Trainer, config: str, continued: Path | None, name
         The folder; None on all processes but the first, and for a ``fast_dev_run``.
 
     Raises:
-        PlaceError: Another process trains this run.
+        SetupError: Another process trains this run.
     """
     if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
         yield None
@@ -55,7 +55,7 @@ def claim_run_folder(trainer: Trainer, config: str, continued: Path | None, name
     folder = continued or runs.claim(_shorten(Path(trainer.default_root_dir)), config, name)
     handle = runs.lock(folder, wait=2)  # compare may be looking
     if handle is None:
-        raise PlaceError(f"{folder} is being trained by another process: stop that one first")
+        raise SetupError(f"{folder} is being trained by another process: stop that one first")
     if continued:
         start = LambdaCallback(on_train_start=lambda *_: _reopen(folder, config))
         trainer.callbacks.append(start)  # type: ignore[attr-defined]
