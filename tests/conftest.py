@@ -31,7 +31,7 @@ LONGEST += [
     "test_readme",
     "test_network",
     "test_options",
-    "test_hostile",
+    "test_fuzz",
     "test_ensemble",
     "test_own_data",
 ]

@@ -151,8 +151,8 @@ class Audit:
             self.violations.append(f"{event} {args}")
         elif event == "open" and isinstance(args[0], str) and isinstance(args[2], int):
             writes = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            place = os.path.realpath(args[0])
-            if writes and not place.startswith((self.folder, "/dev/", "/proc/")):
+            path = os.path.realpath(args[0])
+            if writes and not path.startswith((self.folder, "/dev/", "/proc/")):
                 self.violations.append(f"open {args}")
 
 
@@ -267,21 +267,17 @@ def read_one_picture(folder: Path, content: bytes) -> None:
 # --- checkpoints --------------------------------------------------------------------------------
 
 
-class Code:
-    """What runs a command when it is unpickled without care."""
+class Call:
+    """A call of a function when it is unpickled; torch's own reader allows some that take any amount of memory."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, ("touch executed",)
-
-
-class Filled:
-    """What takes the memory that it names when it is unpickled, though torch's own reader admits it."""
-
-    def __init__(self, kind: Callable[..., Any], *given: Any) -> None:
-        self.called = kind, given
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.called = function, args
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.called
+
+
+CODE = Call(os.system, "touch executed")
 
 
 def shared(part: Any, levels: int = 12) -> Any:
@@ -319,8 +315,8 @@ foreign = st.sampled_from(
         *(None, "", "x", -1, 10**6, 10**30, 1e308, float("nan"), [], {}, [None], {"a": 1}, True, b"x"),
         *(torch.zeros(()), torch.full((4, 784), float("nan")), torch.zeros(1).expand(10**6, 784)),
         *(torch.zeros(3, dtype=torch.complex64), torch.zeros(0), torch.zeros(4, 784).to_sparse(), [10**6], [4, 4]),
-        *([-4], ["4"], [4.0], ["a"] * 10**4, "os.system", {"class_path": "os.system", "init_args": {"x": 1}}, Code()),
-        *(shared("x"), shared({"a": ()}), shared("x" * 10**5, 3), Filled(bytearray, 10**9), Filled(set, [1, 2])),
+        *([-4], ["4"], [4.0], ["a"] * 10**4, "os.system", {"class_path": "os.system", "init_args": {"x": 1}}, CODE),
+        *(shared("x"), shared({"a": ()}), shared("x" * 10**5, 3), Call(bytearray, 10**9), Call(set, [1, 2])),
         *({"Timer": {"time_elapsed": torch.zeros(1).expand(10**9)}}, {"split": "\ud800"}, {"name": 5}),
         *({"trained_on": torch.zeros(1, dtype=torch.int64).expand(10**9)}, [torch.zeros(10**4)] * 10**4),
     ]
@@ -442,8 +438,8 @@ specs = st.one_of(
 
 def make_tree(top: Path, tree: list[tuple[list[str], str]]) -> None:
     """Makes files, folders, links and pipes."""
-    for words, kind in tree:
-        path = top.joinpath(*words)
+    for names, kind in tree:
+        path = top.joinpath(*names)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if os.path.lexists(path):
@@ -457,7 +453,7 @@ def make_tree(top: Path, tree: list[tuple[list[str], str]]) -> None:
             else:
                 path.symlink_to(path if kind == "loop" else "nowhere")
         except OSError:
-            continue  # something else has this place
+            continue  # there is something else
 
 
 def resolve(folder: Path, case: tuple[list[tuple[list[str], str]], str | None, bool]) -> None:
@@ -519,8 +515,8 @@ def read_folder(folder: Path, case: tuple[list[tuple[list[str], int]], Any]) -> 
     """Reads a folder of pictures."""
     tree, share = case
     contents = (PNG, b"", PNG[:60], PICTURES[9])
-    for words, kind in tree:
-        path = folder.joinpath(*words)
+    for names, kind in tree:
+        path = folder.joinpath(*names)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f"{path.name}.png").write_bytes(contents[kind] + str(path).encode(errors="replace"))
@@ -631,7 +627,7 @@ pieces = st.sampled_from(
     ]
 )
 texts = st.one_of(
-    st.lists(pieces, max_size=12).map(lambda words: "".join(words).encode(errors="surrogatepass")),
+    st.lists(pieces, max_size=12).map(lambda chosen: "".join(chosen).encode(errors="surrogatepass")),
     st.binary(max_size=60),
     json_values.map(lambda value: json.dumps(value).encode(errors="replace")),
 )

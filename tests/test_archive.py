@@ -1,5 +1,7 @@
 """Files of ``torch.save``: those of a training are read as torch reads them, others are refused before they do harm."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,21 @@ def test_every_kind_of_tensor_and_value_is_read_as_torch_reads_it(tmp_path):
     content["again"] = content["plain"]
     torch.save(content, tmp_path / "any.ckpt")
     assert_same(read_archive(tmp_path / "any.ckpt"), torch.load(tmp_path / "any.ckpt", weights_only=True))
+
+
+@pytest.mark.signals
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    for path in (tmp_path / "pipe.ckpt", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="is not a file"):
+            read_archive(path)
+
+
+@pytest.mark.signals
+def test_a_file_of_200_gb_that_holds_nothing_is_not_read(tmp_path):
+    with (tmp_path / "sparse.ckpt").open("wb") as file:
+        file.truncate(200 * 10**9)
+    start = time.process_time()
+    with pytest.raises(ValueError, match="is larger than 4,295 MB"):
+        read_archive(tmp_path / "sparse.ckpt")
+    assert time.process_time() - start < 1

@@ -1,99 +1,254 @@
+"""Checkpoints that are made to take time or memory: refused in a line, soon, with little memory."""
+
+import io
 import pickle
+import re
+import struct
+import time
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
 
-from fmnist import ImageClassifier, UserError
+from fmnist import ImageClassifier, UserError, load
 from fmnist.runs.checkpoint import read_checkpoint
-from fmnist.training.checkpoints import AtomicCheckpointIO, RunCheckpoint
+from tests.conftest import ROOT
+from tests.fuzz import CHECKPOINT, CODE, SAVED, Call, shared
+
+resource = pytest.importorskip("resource")  # Windows has none
+pytestmark = pytest.mark.signals
+PREDICT = ["predict", "--images", ROOT / "docs/boot.png"]
+COMMANDS = (
+    PREDICT,
+    ["predict", "--output", "out.csv"],
+    ["test"],
+    ["validate"],
+    ["fit"],
+    ["export", "--output", "out.onnx"],
+    ["export", "--output", "out.safetensors"],
+    ["serve"],
+)
+DATA = "FashionMNISTDataModule"
+WIDE = torch.zeros(1, dtype=torch.int64).expand(10**9)
 
 
-class Evil:
-    def __reduce__(self):
-        return (exec, ("open('executed', 'w').close()",))
+class Raw:
+    """Takes the place of a pickler, and writes what it is given as it is."""
+
+    def __init__(self, file, protocol):
+        self.file = file
+
+    def dump(self, content):
+        self.file.write(content)
 
 
-def write(path, **settings):
-    model = ImageClassifier(hidden_dims=[8], class_names=["a", "b"])
-    content = {"epoch": 1, "state_dict": model.state_dict(), "conversion": model.conversion}
-    torch.save({**content, "hyper_parameters": {**model.hparams, **settings}}, path)
+def saved(**changes):
+    torch.save({**CHECKPOINT, **changes}, "bad.ckpt")
 
 
-def test_reads_a_good_one(tmp_path):
-    write(tmp_path / "good.ckpt")
-    assert read_checkpoint(tmp_path / "good.ckpt")["epoch"] == 1
+def setting(**changes):
+    saved(hyper_parameters={**CHECKPOINT["hyper_parameters"], **changes})
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "pickle", "evil", "other", "list"])
-def test_refuses_anything_else_in_one_line_and_runs_nothing(tmp_path, monkeypatch, kind):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "bad.ckpt"
-    write(path)
-    good = path.read_bytes()
-    if kind == "other":
-        torch.save({"state_dict": {}, "epoch": 3, "hyper_parameters": {"lr": 0.1}}, path)
-    elif kind == "list":
-        torch.save([1, 2], path)
-    elif kind == "evil":
-        torch.save({"epoch": Evil()}, path)
-    else:
-        contents = {"empty": b"", "text": b"hello", "truncated": good[: len(good) // 2], "pickle": pickle.dumps(Evil())}
-        path.write_bytes(contents[kind])
-    with pytest.raises(UserError, match=r"bad\.ckpt is (not a|the) checkpoint of") as error:
-        read_checkpoint(path)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "executed").exists()
+def weight(name, tensor):
+    saved(state_dict={**CHECKPOINT["state_dict"], name: tensor})
 
 
-def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"epoch": 0}, path)
-    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
-    assert torch.load(path) == {"epoch": 0}
-    assert list(tmp_path.iterdir()) == [path]
+def raw(content):
+    torch.save(content, "bad.ckpt", pickle_module=SimpleNamespace(__name__="raw", Pickler=Raw))
 
 
-@pytest.mark.parametrize("where", ["local://{}/folder", "{}/folder", "{}/file.txt", "{}/run/../file.txt"])
-def test_paths_in_a_checkpoint_remove_nothing(tmp_path, where):
-    folder, named = tmp_path / "run", where.format(tmp_path)
-    for path in (folder / "best.ckpt", tmp_path / "folder" / "precious", tmp_path / "file.txt"):
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-    files = AtomicCheckpointIO()
-    files.save_checkpoint({}, folder / "best.ckpt")
-    files.remove_checkpoint(named)
-    assert (tmp_path / "folder" / "precious").exists()
-    assert (tmp_path / "file.txt").exists()
-    files.remove_checkpoint(folder / "best.ckpt")
-    assert not (folder / "best.ckpt").exists()
+def tied_layers():
+    """Writes 400 layers, 1 GB, that all lie in the same 2 MB."""
+    weight = torch.zeros(784, 784)
+    weights = {
+        f"network.{2 * layer + 1}.{name}": weight[0] if name == "bias" else weight
+        for layer in range(400)
+        for name in ("weight", "bias")
+    }
+    last = {"network.801.weight": weight[:2], "network.801.bias": weight[0, :2], "temperature": torch.ones(())}
+    saved(state_dict=weights | last, hyper_parameters={**CHECKPOINT["hyper_parameters"], "hidden_dims": [784] * 400})
+
+
+def edited(*changes):
+    content = SAVED
+    for old, new, times in changes:
+        assert old in content
+        content = content.replace(old, new, times)
+    Path("bad.ckpt").write_bytes(content)
+
+
+def repickled(old, new):
+    """Changes a pickle, which stays as long as it is, and the sums that go with it."""
+    with zipfile.ZipFile(io.BytesIO(SAVED)) as archive:
+        before = archive.read("archive/data.pkl")
+    after = before.replace(old, new, 1)
+    sums = (struct.pack("<L", zlib.crc32(content)) for content in (before, after))
+    edited((before, after, 1), (*sums, -1))
+
+
+def compressed():
+    with zipfile.ZipFile(io.BytesIO(SAVED)) as small, zipfile.ZipFile("bad.ckpt", "w", zipfile.ZIP_DEFLATED) as big:
+        for name in small.namelist():
+            big.writestr(name, small.read(name))
+        big.writestr("archive/data/99", bytes(300_000_000))
+
+
+def appended():
+    Path("bad.ckpt").write_bytes(SAVED)
+    with zipfile.ZipFile("bad.ckpt", "a") as archive:
+        archive.writestr("archive/data.pkl2", b"x")
+
+
+REFUSED = r"{} (is not a checkpoint of fmnist \(|is the checkpoint of another project|was trained with os\.abort: )"
+LOCATOR = SAVED[-42:-22]
+HARMS = {
+    # no checkpoint, or one with code
+    "an empty file": lambda: Path("bad.ckpt").touch(),
+    "a text": lambda: Path("bad.ckpt").write_text("hello"),
+    "half of a file": lambda: Path("bad.ckpt").write_bytes(SAVED[: len(SAVED) // 2]),
+    "a list": lambda: torch.save([1, 2], "bad.ckpt"),
+    "another project": lambda: torch.save({"state_dict": {}, "hyper_parameters": {"lr": 1}, "epoch": 1}, "bad.ckpt"),
+    "code": lambda: saved(callbacks=CODE),
+    "old format with code": lambda: torch.save(CODE, "bad.ckpt", _use_new_zipfile_serialization=False),
+    "bare pickle": lambda: Path("bad.ckpt").write_bytes(pickle.dumps(CODE)),
+    "a network that is none": lambda: setting(network={"class_path": "os.abort"}),
+    "a network by its bare name": lambda: setting(network="os.abort"),
+    # shared lists, which multiply as soon as somebody walks through them, prints them or copies them
+    "settings that multiply": lambda: setting(dropout=shared("x")),
+    "a long text that multiplies": lambda: setting(dropout=shared("x" * 100_000, 3)),
+    "settings in a circle": lambda: raw(b"\x80\x02]q\0h\0a."),
+    "a conversion that multiplies": lambda: saved(conversion={"name": shared("x"), "transform": None}),
+    "a record of the data that multiplies": lambda: saved(**{DATA: {"split": shared("x")}}),
+    "states of callbacks that multiply": lambda: saved(callbacks={"Timer": shared(())}),
+    "deep settings": lambda: setting(dropout=eval("[" * 90 + "]" * 90)),
+    "a key that takes for ever to find": lambda: raw(b"\x80\x02}K\1" + b"q\0h\0\x86" * 60 + b"K\1s."),
+    "dicts that are filled from one list": lambda: saved(
+        callbacks=(lambda pairs: [Call(OrderedDict, pairs) for _ in range(5000)])([(n, n) for n in range(20_000)])
+    ),
+    "versions of one module for many": lambda: raw(
+        b"\x80\x02ccollections\nOrderedDict\n)R}X\x09\0\0\0_metadata}"
+        + b"("
+        + b"".join(b"M" + struct.pack("<H", n) + b"}" for n in range(60_000))
+        + b"usq\0"
+        + b"h\0b" * 60_000
+        + b"."
+    ),
+    # memory by a number
+    "a gigabyte of nothing": lambda: saved(callbacks=Call(bytearray, 10**9)),
+    "an operation of another protocol": lambda: raw(b"\x80\x05\x96" + (10**9).to_bytes(8, "little") + b"."),
+    "text by a function": lambda: saved(callbacks=b"x" * 10),
+    "many values": lambda: saved(callbacks=[[n] for n in range(200_000)]),
+    "a pickle of 5 MB": lambda: saved(callbacks="x" * 5_000_000),
+    # archives that torch does not write
+    "something behind the end": lambda: Path("bad.ckpt").write_bytes(SAVED + b"x"),
+    "a comment": lambda: Path("bad.ckpt").write_bytes(SAVED[:-2] + b"\5\0hello"),
+    "something before the beginning": lambda: Path("bad.ckpt").write_bytes(b"x" + SAVED),
+    "a second directory": lambda: edited((LOCATOR, LOCATOR[:8] + struct.pack("<Q", 64) + LOCATOR[16:], 1)),
+    "another name in its place": lambda: edited((b"archive/data/1", b"archive/data/7", 1)),
+    "a part that torch does not write": appended,
+    "a weight that has changed": lambda: edited(
+        (CHECKPOINT["state_dict"]["network.1.bias"].numpy().tobytes(), b"\0" * 16, 1)
+    ),
+    "an archive that is small only on disk": compressed,
+    "a tensor of more than is stored": lambda: repickled(b"M@\x0c", b"M\xff\xff"),
+    # tensors that are larger than they are stored
+    "images trained on": lambda: saved(**{DATA: {"trained_on": WIDE}}),
+    "a state of the optimizer": lambda: saved(optimizer_states=[{"state": {0: {"momentum_buffer": WIDE}}}]),
+    "a state of a callback": lambda: saved(callbacks={"EarlyStopping": {"best_score": WIDE}}),
+    "typicality": lambda: saved(typicality={"levels": torch.zeros(1).expand(10**9)}),
+    "layers in one place": tied_layers,
+    "weights that are larger than their storage": lambda: weight("network.1.weight", torch.zeros(1, 1).expand(4, 784)),
+    # weights that do not fit, or are no numbers
+    "a network of 80 GB": lambda: setting(hidden_dims=[10_000_000, 2_000]),
+    "wrong shapes": lambda: weight("network.1.weight", torch.zeros(5, 784)),
+    "weights that are no numbers": lambda: weight("network.1.weight", torch.full((4, 784), torch.nan)),
+    "a temperature that is no number": lambda: weight("temperature", torch.tensor(torch.nan)),
+    # what is of another kind than everybody expects
+    "a conversion that is a number": lambda: saved(conversion=5),
+    "a conversion without a name": lambda: saved(conversion={"a": 1}),
+    "a transform that is a number": lambda: saved(conversion={"name": "distance", "transform": 5}),
+    "a record of the data that is a list": lambda: saved(**{DATA: []}),
+    "a record of the data that is missing": lambda: saved(**{DATA: None}),
+    "images trained on that are floats": lambda: saved(**{DATA: {"trained_on": torch.zeros(3)}}),
+    "typicality that is text": lambda: saved(typicality={"levels": "x"}),
+    "weights that are a list": lambda: saved(state_dict=[]),
+    "no classes": lambda: setting(class_names=[]),
+    "half a letter": lambda: setting(class_names=["a", "\ud800"]),
+    "classes that are numbers": lambda: setting(class_names=[1, 2]),
+    # answers that are no numbers
+    "a deviation next to nothing": lambda: setting(std=1e-320),
+    "weights that overflow": lambda: weight("network.1.weight", torch.full((4, 784), 3e38)),
+}
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def refuse(cli, name, *commands):
+    """Checks that commands refuse a file in a short line, in little time, and write nothing."""
+    before, memory = sorted(Path.cwd().iterdir()), peak()
+    for args in commands:
+        start = time.process_time()
+        code, out, err = cli(*args, "--ckpt_path", name)
+        assert time.process_time() - start < 2
+        assert (code, out) == (2, "")
+        assert re.match(f"fmnist: error: {REFUSED.format(name)}", err)
+        assert (err.count("\n"), len(err) < 400) == (1, True)
+    with pytest.raises(UserError, match=f"^{REFUSED.format(name)}"):
+        load(name)
+    assert peak() - memory < 200e6
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_checkpoint_that_means_harm_costs_a_line(cli, workplace, harm):
+    HARMS[harm]()
+    refuse(cli, "bad.ckpt", PREDICT)
+
+
+@pytest.mark.parametrize("harm", ["code", "settings that multiply", "a network of 80 GB", "no classes"])
+def test_no_command_suffers(cli, workplace, harm):
+    HARMS[harm]()
+    refuse(cli, "bad.ckpt", *COMMANDS)
+    code, _, err = cli("fit", "--model.weights", "bad.ckpt", "--data.val_size", 100)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "bad.ckpt is not a checkpoint of fmnist (" in err
+
+
+def test_an_optimizer_of_a_stranger_is_never_imported(cli, workplace):
+    setting(optimizer={"class_path": "this.SGD"})  # which prints, when it is imported
+    for args in (["test"], ["predict", "--output", "out.csv"], ["export", "--output", "out.onnx"], ["fit"]):
+        _, out, err = cli(*args, "--ckpt_path", "bad.ckpt")
+        assert "Beautiful is better than ugly" not in out
+    assert "bad.ckpt was trained with model.optimizer this.SGD, here is torch.optim." in err
 
 
 @pytest.mark.parametrize(
-    ("epochs", "best"),
+    "described",
     [
-        ([(0.5, 0.3), (0.7, 0.4), (0.6, 0.1)], 1),
-        ([(0.5, 0.3), (0.5, 0.2), (0.5, 0.25), (0.5, 0.2)], 1),  # of equals the lowest loss, of those the first
-        ([None, None], 1),
-        ([None, (0.1, 3.0), None, (0.1, 3.0)], 1),
+        {"init_args": {"lr": "this.X"}},
+        {"init_args": {"lr": {"class_path": "this.X"}}},
+        {"init_args": {"lr.class_path": "this.X"}},
+        {"init_args": {"betas": ["this.X", "this.X"]}},
+        {"init_args": {1: "this.X"}},
+        {"init_args": "this.X"},
+        {"init_args": {"lr": 0.1}, "dict_kwargs": {"lr": "this.X"}},
     ],
 )
-def test_the_best_epoch_is_kept_and_the_last(tmp_path, epochs, best):
-    class Metrics(Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
-            if epochs[trainer.current_epoch]:
-                names = ("val/acc", "val/loss")
-                trainer.callback_metrics.update(zip(names, torch.tensor(epochs[trainer.current_epoch]), strict=True))
+def test_an_optimizer_of_torch_imports_nothing_by_its_settings(cli, workplace, described):
+    setting(optimizer={"class_path": "torch.optim.SGD", **described})
+    code, out, err = cli("fit", "--ckpt_path", "bad.ckpt")
+    assert code == 2
+    assert "Beautiful is better than ugly" not in out + err
 
-    kept = RunCheckpoint()
-    kept.dirpath = str(tmp_path / "checkpoints")
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(callbacks=[Metrics(), kept], max_epochs=len(epochs), **options, limit_val_batches=0)
-    trainer.fit(BoringModel())
-    found = {name: torch.load(tmp_path / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")}
-    assert (found["best"]["epoch"], found["last"]["epoch"]) == (best, len(epochs) - 1)
-    wanted = epochs[best] and pytest.approx((epochs[best][0], -epochs[best][1]))
-    assert kept.score == found["last"]["callbacks"][kept.state_key]["score"] == wanted
+
+def test_a_good_checkpoint_is_read(workplace):
+    torch.save(CHECKPOINT, "good.ckpt")
+    model = ImageClassifier(hidden_dims=[4], class_names=["a", "b"])
+    model.load_state_dict(read_checkpoint(workplace / "good.ckpt")["state_dict"])

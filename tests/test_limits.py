@@ -18,9 +18,10 @@ from PIL import Image
 from fmnist.data.jpeg import MAX_SCANS, count_scans
 from fmnist.data.read import read_picture
 from fmnist.data.sources import parquet
+from fmnist.limits import check_size
 from fmnist.runs.settings import read_settings
 from fmnist.sweep.plan import read_plan
-from tests.fuzz import CHECKPOINT
+from tests.fuzz import CHECKPOINT, shared
 
 SECONDS = 2.0
 
@@ -282,3 +283,20 @@ def test_tiles_that_are_larger_than_the_picture(predict):
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + content
     assert "tiles of more than 50 million pixels" in predict("a.tif", tiff)
+
+
+def test_values_are_counted_as_often_as_they_are_reached():
+    check_size({"a": [1, (2, {3})], "b": None})
+    check_size([["x"] * 100] * 99)
+    circle = []
+    circle.append(circle)
+    for value, message in (
+        ([["x"] * 100] * 100, "too many"),
+        (shared("", 12), "too many"),
+        (["x" * 1000] * 1000, "too many"),
+        ({str(n): n for n in range(5000)}, "too many"),
+        (circle, "too deeply"),
+        ([2**2000], "too long"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_size(value)

@@ -1,10 +1,22 @@
-"""Configurations in YAML, as people write them."""
+"""Configurations in YAML: as people write them, and such that could do harm."""
 
 import pytest
 
 from fmnist.__main__ import main
 from fmnist.runs.settings import read_settings
 
+ALIASES = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]" for n in range(30))
+CONFIGS = {
+    "multiplying aliases": ALIASES,
+    "a circle": "model: &m {hidden_dims: [*m]}",
+    "deep nesting": "model: " + "[" * 100_000,
+    "deep blocks": "- " * 50_000 + "x",
+    "a long number": "seed_everything: " + "9" * 4000,
+    "a class": "model: !!python/object/apply:os.system ['touch executed']",
+    "too large": "# " + "x" * 2_000_000,
+    "not text": "\udcff",
+    "a list": "[1, 2]",
+}
 TWICE = {
     "model": "model:\n  dropout: 0.1\ndata: {}\nmodel:\n  normalization: batch\n",
     "dropout": "model:\n  dropout: 0.1\n  dropout: 0.1\n",
@@ -33,3 +45,15 @@ def test_the_same_key_in_other_sections_is_none_that_is_there_twice(tmp_path):
 def test_every_way_to_write_a_number(tmp_path, text):
     (tmp_path / "c.yaml").write_text(f"lr: {text}\n")
     assert read_settings(tmp_path / "c.yaml") == {"lr": 0.001}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("command", ["fit", "prepare"])
+def test_what_is_no_configuration_costs_one_line(cli, workplace, config, command):
+    (workplace / "bad.yaml").write_text(CONFIGS[config], errors="surrogateescape")
+    code, out, err = cli(command, "--config", "bad.yaml")
+    assert (code, out) == (2, "")
+    assert err.startswith("fmnist: error: bad.yaml is not a configuration: ")
+    assert len(err.splitlines()) == 1
+    assert len(err) < 400
+    assert [path.name for path in workplace.iterdir()] == ["bad.yaml"]

@@ -15,6 +15,7 @@ from fmnist.runs.tensor_file import pack
 from fmnist.training.pretrained import Pretrained
 from tests.conftest import ROOT
 from tests.fuzz import CHECKPOINT
+from tests.test_checkpoint import PREDICT, refuse
 
 BEST = Path("lightning_logs/version_0/checkpoints/best.ckpt")
 MODEL = Path("model.safetensors")
@@ -22,6 +23,58 @@ SMALL = ("--data.val_size", 300, "--data.batch_size", 100, "--trainer.max_epochs
 MLP = ("--model.hidden_dims=[8]", "--model.normalization=batch", "--model.optimizer=AdamW")
 NETWORK = ("--model.network", "examples.convnet.ConvNet")
 IMAGES = torch.arange(50 * 784).mul(7919).remainder(256).to(torch.uint8).view(50, 1, 28, 28)
+
+
+def packed(header, content=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    Path("bad.safetensors").write_bytes(
+        (len(text) if length is None else length).to_bytes(8, "little") + text + content
+    )
+
+
+def repacked(change):
+    """Packs a good checkpoint and changes its header."""
+    good = pack(CHECKPOINT)
+    length = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + length])
+    change(header)
+    packed(header, good[8 + length :])
+
+
+def retold(header, **changes):
+    told = {**json.loads(header["__metadata__"]["fmnist"]), **changes}
+    header["__metadata__"]["fmnist"] = json.dumps(told)
+
+
+FIRST = "state_dict/network.1.weight"
+SAFETENSORS = {
+    "a header of 8 exabytes": lambda: packed({}, length=2**63),
+    "a header larger than the file": lambda: packed({}, length=1000),
+    "a header of 2 MB": lambda: packed(b"{}".ljust(2_000_000)),
+    "a deep header": lambda: packed(b"[" * 900_000),
+    "many values": lambda: packed(b'{"a":[' + b"0," * 400_000 + b"0]}"),
+    "a long number": lambda: packed(b"9" * 900_000),
+    "no header": lambda: Path("bad.safetensors").write_bytes(b"x"),
+    "no text": lambda: packed({}),
+    "text of something else": lambda: packed({"__metadata__": {"fmnist": "[]"}}),
+    "a tensor of exabytes": lambda: repacked(lambda header: header[FIRST].update(shape=[2**30, 2**30])),
+    "a tensor of no size": lambda: repacked(lambda header: header[FIRST].update(shape=[0, 2**30])),
+    "a negative shape": lambda: repacked(lambda header: header[FIRST].update(shape=[-4, -784])),
+    "another type": lambda: repacked(lambda header: header[FIRST].update(dtype="F64")),
+    "tensors in one place": lambda: repacked(lambda header: header.update({"typicality/levels": header[FIRST]})),
+    "a gap": lambda: repacked(lambda header: header.pop(FIRST)),
+    "the same name twice": lambda: packed(b'{"a": 1, "a": 2}'),
+    "half a letter": lambda: repacked(
+        lambda header: retold(
+            header, hyper_parameters={**CHECKPOINT["hyper_parameters"], "class_names": ["a", "\ud800"]}
+        )
+    ),
+    "many settings": lambda: repacked(
+        lambda header: retold(header, hyper_parameters={**CHECKPOINT["hyper_parameters"], "dropout": [0] * 20_000})
+    ),
+    "a weight that is no tensor": lambda: repacked(lambda header: retold(header, state_dict={"network.1.weight": 1})),
+    "a conversion that is a number": lambda: repacked(lambda header: retold(header, conversion=5)),
+}
 
 
 def run(cli, *words):
@@ -145,3 +198,10 @@ def test_the_library_of_that_name_writes_and_reads_the_same(tmp_path):
     (tmp_path / "any.safetensors").write_bytes(library.save(found, header["__metadata__"]))
     again = read_checkpoint(tmp_path / "any.safetensors")
     assert all(torch.equal(again["state_dict"][name], weight) for name, weight in CHECKPOINT["state_dict"].items())
+
+
+@pytest.mark.signals
+@pytest.mark.parametrize("harm", SAFETENSORS)
+def test_a_file_of_safetensors_that_means_harm_costs_a_line(cli, workplace, harm):
+    SAFETENSORS[harm]()
+    refuse(cli, "bad.safetensors", PREDICT)
