@@ -161,9 +161,9 @@ AUDIT = Audit()
 # --- damage -------------------------------------------------------------------------------------
 
 Edits = list[tuple[str, int, bytes]]
-places = st.one_of(st.integers(0, 64), st.integers(0, 10**6))
+positions = st.one_of(st.integers(0, 64), st.integers(0, 10**6))
 edits: SearchStrategy[Edits] = st.lists(
-    st.tuples(st.sampled_from(["set", "insert", "delete", "cut"]), places, st.binary(min_size=1, max_size=8)),
+    st.tuples(st.sampled_from(["set", "insert", "delete", "cut"]), positions, st.binary(min_size=1, max_size=8)),
     min_size=1,
     max_size=5,
 )
@@ -171,8 +171,8 @@ edits: SearchStrategy[Edits] = st.lists(
 
 def damage(content: bytes, changes: Edits) -> bytes:
     """Changes a file here and there."""
-    for kind, place, new in changes:
-        at = place % (len(content) + 1)
+    for kind, position, new in changes:
+        at = position % (len(content) + 1)
         if kind == "set":
             content = content[:at] + new + content[at + len(new) :]
         elif kind == "insert":
@@ -209,7 +209,7 @@ IDX = {
 
 
 class SmallFashionMNIST(download.VerifiedFashionMNIST):
-    """The reader of the real files, told to expect small ones."""
+    """The reader of the real files, which expects small ones."""
 
     files = {name: (len(content), hashlib.md5(content).hexdigest()) for name, content in IDX.items()}  # noqa: RUF012
 
@@ -310,7 +310,7 @@ def _save(value: Any) -> bytes:
 CHECKPOINT = _checkpoint()
 SAVED = _save(CHECKPOINT)
 torch.load(io.BytesIO(SAVED), weights_only=True)  # the first call imports for seconds, which is no input's fault
-foreign = st.sampled_from(
+odd_values = st.sampled_from(
     [
         *(None, "", "x", -1, 10**6, 10**30, 1e308, float("nan"), [], {}, [None], {"a": 1}, True, b"x"),
         *(torch.zeros(()), torch.full((4, 784), float("nan")), torch.zeros(1).expand(10**6, 784)),
@@ -324,11 +324,11 @@ foreign = st.sampled_from(
 entries = [(key,) for key in (*CHECKPOINT, "typicality", "FashionMNISTDataModule")] + [
     (part, key) for part in ("state_dict", "hyper_parameters") for key in CHECKPOINT[part]
 ]
-replaced = st.lists(st.tuples(st.sampled_from(entries), foreign), min_size=1, max_size=3)
+replaced = st.lists(st.tuples(st.sampled_from(entries), odd_values), min_size=1, max_size=3)
 
 
 def replace(changes: list[tuple[tuple[str, ...], Any]]) -> bytes:
-    """Saves a checkpoint with other values in some places."""
+    """Saves a checkpoint with other values here and there."""
     changed: Any = {key: dict(value) if isinstance(value, dict) else value for key, value in CHECKPOINT.items()}
     for (*outer, key), value in changes:
         inner = changed[outer[0]] if outer else changed
@@ -340,21 +340,21 @@ def replace(changes: list[tuple[tuple[str, ...], Any]]) -> bytes:
 checkpoints = st.one_of(
     edits.map(lambda changes: damage(SAVED, changes)),
     replaced.map(replace),
-    foreign.map(_save),
-    foreign.map(lambda value: pickle.dumps({"state_dict": {}, "hyper_parameters": {"hidden_dims": value}})),
+    odd_values.map(_save),
+    odd_values.map(lambda value: pickle.dumps({"state_dict": {}, "hyper_parameters": {"hidden_dims": value}})),
     st.binary(max_size=200),
 )
 
 
 PACKED = pack(CHECKPOINT)
 HEADER = json.loads(PACKED[8 : 8 + int.from_bytes(PACKED[:8], "little")])
-TOLD = json.loads(HEADER["__metadata__"]["fmnist"])
+DESCRIBED = json.loads(HEADER["__metadata__"]["fmnist"])
 tensor = ("state_dict/network.1.weight",)
 headers = st.lists(
     st.tuples(
         st.sampled_from([(), ("new",), tensor, *((*tensor, key) for key in ("dtype", "shape", "data_offsets"))])
-        | st.sampled_from([("told",), *(("told", key) for key in (*TOLD, "typicality", "callbacks"))])
-        | st.sampled_from([("told", "hyper_parameters", key) for key in TOLD["hyper_parameters"]]),
+        | st.sampled_from([("described",), *(("described", key) for key in (*DESCRIBED, "typicality", "callbacks"))])
+        | st.sampled_from([("described", "hyper_parameters", key) for key in DESCRIBED["hyper_parameters"]]),
         json_values | st.sampled_from([[0] * 10**4, 2**70, [2**31, 2**31], [0, 2**62], ["a"] * 3, "F64", "x" * 10**6]),
     ),
     min_size=1,
@@ -363,17 +363,17 @@ headers = st.lists(
 
 
 def repack(changes: list[tuple[tuple[str, ...], Any]]) -> bytes:
-    """Writes a file of safetensors with other values in some places of its header."""
-    header: Any = {**json.loads(json.dumps(HEADER)), "told": json.loads(json.dumps(TOLD))}
+    """Writes a file of safetensors with other values here and there of its header."""
+    header: Any = {**json.loads(json.dumps(HEADER)), "described": json.loads(json.dumps(DESCRIBED))}
     for keys, value in changes:
         inner: Any = header
         for key in keys[:-1]:
             inner = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and keys:
             inner[keys[-1]] = value
-    told = header.pop("told")
+    described = header.pop("described")
     if isinstance(header.get("__metadata__"), dict):
-        header["__metadata__"]["fmnist"] = json.dumps(told)
+        header["__metadata__"]["fmnist"] = json.dumps(described)
     return repeat(json.dumps(header).encode())
 
 
@@ -395,7 +395,7 @@ tensor_files = st.one_of(
 
 
 def read_one_checkpoint(folder: Path, content: bytes, name: str = "any.ckpt") -> None:
-    """Loads a checkpoint as the verbs do, and as Python does, and classifies."""
+    """Loads a checkpoint as the commands do, and as Python does, and classifies."""
     path = folder / name
     path.write_bytes(content)
     read_checkpoint(path)
@@ -503,12 +503,12 @@ def _load_source(source: Any) -> None:
 
 def read_csv(folder: Path, case: tuple[bytes, Any, bool]) -> None:
     """Reads a table of pictures."""
-    content, share, named = case
+    content, share, with_names = case
     (folder / "table.csv").write_bytes(content)
     for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
         Image.frombytes("L", (28, 28), random.Random(number).randbytes(28 * 28)).save(folder / name)
     table = str(folder / "table.csv")
-    _load_source(CSV(table, str(folder), test_size=share, label_names=["x", "y"] if named else None))
+    _load_source(CSV(table, str(folder), test_size=share, label_names=["x", "y"] if with_names else None))
 
 
 def read_folder(folder: Path, case: tuple[list[tuple[list[str], int]], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Files of ``torch.save``: those of a training are read as torch reads them, others are refused before they do harm."""
+"""Files of ``torch.save``: those of a run are read as torch reads them, others are refused before they do harm."""
 
 import os
 import time
@@ -63,7 +63,7 @@ def assert_same(found, expected):
         assert found == expected or found != found
 
 
-TRAININGS = {
+RUNS = {
     "SGD": ("--model.optimizer=SGD", "--model.optimizer.momentum=0.9"),
     "Adam, 64 bits": ("--model.optimizer=Adam", "--model.optimizer.amsgrad=true", "--trainer.precision=64-true"),
     "AdamW, bfloat16": ("--model.optimizer=AdamW", "--trainer.precision=bf16-true", "--model.lr_schedule=cosine"),
@@ -78,12 +78,12 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize("training", TRAININGS)
-def test_what_a_training_saves_is_read_as_torch_reads_it(workplace, cli, monkeypatch, training):
+@pytest.mark.parametrize("options", RUNS)
+def test_what_a_run_saves_is_read_as_torch_reads_it(workplace, cli, monkeypatch, options):
     (workplace / "odd.py").write_text(CODE)
     monkeypatch.syspath_prepend(workplace)
-    words = TRAININGS[training] if training == "a network" else ("--model.hidden_dims=[4]", *TRAININGS[training])
-    code, _, err = cli("fit", *SMALL, *words)
+    args = RUNS[options] if options == "a network" else ("--model.hidden_dims=[4]", *RUNS[options])
+    code, _, err = cli("fit", *SMALL, *args)
     assert (code, err) == (0, "")
     saved = [*RUN.glob("checkpoints/*.ckpt")]
     assert len(saved) >= 2

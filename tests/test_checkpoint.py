@@ -37,7 +37,7 @@ WIDE = torch.zeros(1, dtype=torch.int64).expand(10**9)
 
 
 class Raw:
-    """Takes the place of a pickler, and writes what it is given as it is."""
+    """Writes what it is given as it is, instead of a pickler."""
 
     def __init__(self, file, protocol):
         self.file = file
@@ -149,7 +149,7 @@ HARMS = {
     "a comment": lambda: Path("bad.ckpt").write_bytes(SAVED[:-2] + b"\5\0hello"),
     "something before the beginning": lambda: Path("bad.ckpt").write_bytes(b"x" + SAVED),
     "a second directory": lambda: edited((LOCATOR, LOCATOR[:8] + struct.pack("<Q", 64) + LOCATOR[16:], 1)),
-    "another name in its place": lambda: edited((b"archive/data/1", b"archive/data/7", 1)),
+    "another name in its head": lambda: edited((b"archive/data/1", b"archive/data/7", 1)),
     "a part that torch does not write": appended,
     "a weight that has changed": lambda: edited(
         (CHECKPOINT["state_dict"]["network.1.bias"].numpy().tobytes(), b"\0" * 16, 1)
@@ -161,7 +161,7 @@ HARMS = {
     "a state of the optimizer": lambda: saved(optimizer_states=[{"state": {0: {"momentum_buffer": WIDE}}}]),
     "a state of a callback": lambda: saved(callbacks={"EarlyStopping": {"best_score": WIDE}}),
     "typicality": lambda: saved(typicality={"levels": torch.zeros(1).expand(10**9)}),
-    "layers in one place": tied_layers,
+    "layers in the same memory": tied_layers,
     "weights that are larger than their storage": lambda: weight("network.1.weight", torch.zeros(1, 1).expand(4, 784)),
     # weights that do not fit, or are no numbers
     "a network of 80 GB": lambda: setting(hidden_dims=[10_000_000, 2_000]),
@@ -221,7 +221,7 @@ def test_no_command_suffers(cli, workplace, harm):
     assert "bad.ckpt is not a checkpoint of fmnist (" in err
 
 
-def test_an_optimizer_of_a_stranger_is_never_imported(cli, workplace):
+def test_an_untrusted_optimizer_is_never_imported(cli, workplace):
     setting(optimizer={"class_path": "this.SGD"})  # which prints, when it is imported
     for args in (["test"], ["predict", "--output", "out.csv"], ["export", "--output", "out.onnx"], ["fit"]):
         _, out, err = cli(*args, "--ckpt_path", "bad.ckpt")

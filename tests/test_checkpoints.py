@@ -20,13 +20,13 @@ def test_a_failed_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("where", ["local://{}/folder", "{}/folder", "{}/file.txt", "{}/run/../file.txt"])
 def test_paths_in_a_checkpoint_remove_nothing(tmp_path, where):
-    folder, named = tmp_path / "run", where.format(tmp_path)
+    folder, path_in_checkpoint = tmp_path / "run", where.format(tmp_path)
     for path in (folder / "best.ckpt", tmp_path / "folder" / "precious", tmp_path / "file.txt"):
         path.parent.mkdir(exist_ok=True)
         path.touch()
     files = AtomicCheckpointIO()
     files.save_checkpoint({}, folder / "best.ckpt")
-    files.remove_checkpoint(named)
+    files.remove_checkpoint(path_in_checkpoint)
     assert (tmp_path / "folder" / "precious").exists()
     assert (tmp_path / "file.txt").exists()
     files.remove_checkpoint(folder / "best.ckpt")

@@ -67,19 +67,19 @@ def test_finds_the_newest_run_that_has_the_checkpoint(tmp_path):
     assert runs.find_checkpoint("last", tmp_path).parent.parent.name == "version_2"
 
 
-def test_a_training_is_continued_even_if_it_has_no_checkpoint_yet(tmp_path):
+def test_a_run_is_continued_even_if_it_has_no_checkpoint_yet(tmp_path):
     make(tmp_path, 2, "best", "last")
     stopped = make(tmp_path, 3)
     assert runs.find_checkpoint("last", tmp_path, to_continue=True) == stopped / "last.ckpt"
     assert runs.find_checkpoint("best", tmp_path, to_continue=True).parent.parent.name == "version_2"
 
 
-def test_a_path_is_taken_as_it_is(tmp_path):
+def test_a_path_is_used_as_it_is(tmp_path):
     path = make(tmp_path, 0, "other") / "other.ckpt"
     assert runs.find_checkpoint(str(path), tmp_path) == path
 
 
-def test_says_what_to_do_when_there_is_none(tmp_path):
+def test_the_error_says_what_to_do_when_there_is_none(tmp_path):
     with pytest.raises(UserError, match=r"no trained model in .*lightning_logs: run 'python -m fmnist fit"):
         runs.find_checkpoint(None, tmp_path)
     make(tmp_path, 3, "best")
@@ -120,10 +120,10 @@ def test_a_run_can_have_a_name(tmp_path):
     (folder.parent / "name").write_text("baseline")
     assert runs.find_checkpoint("baseline", tmp_path) == folder / "best.ckpt"
     assert runs.find_checkpoint("baseline", tmp_path, to_continue=True) == folder / "last.ckpt"
-    named = runs.claim(tmp_path, "settings", "größer")
-    assert (runs.read_name(named), runs.read_name(folder)) == ("größer", None)
+    run = runs.claim(tmp_path, "settings", "größer")
+    assert (runs.read_name(run), runs.read_name(folder)) == ("größer", None)
     decomposed = unicodedata.normalize("NFD", "größer")
-    assert runs.locate(decomposed, tmp_path) == named
+    assert runs.locate(decomposed, tmp_path) == run
     with pytest.raises(UserError, match="this is the name of"):
         runs.check_name(decomposed, tmp_path)
     for name in ("baseline", "best", "last", "version_7", "a/b", "a\\b", "", " a", "a\n", "x" * 61):

@@ -30,7 +30,7 @@ TABLES = {
     "epochs that are no numbers": "epoch,val/acc\nnan,0.5\n",
     "an endless epoch": "epoch,val/acc\ninf,0.5\n",
     "ragged": "epoch,val/acc\n1\n2,0.5,0.5\n",
-    "words": "epoch,val/acc\n1,high\n",
+    "text": "epoch,val/acc\n1,high\n",
     "not text": "\udcff",
 }
 
@@ -55,7 +55,7 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def place(workplace, cli, kept):
+def workdir(workplace, cli, kept):
     """The current folder, with a run that was trained for one epoch and tested."""
     if not (kept / "lightning_logs").exists():
         (workplace / "lightning_logs" / HIGHEST).mkdir(parents=True)
@@ -71,18 +71,18 @@ def content(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_folder_with_an_endless_number_stops_nobody(place):
-    assert (place / "lightning_logs" / HIGHEST).is_dir()
+def test_a_folder_with_an_endless_number_stops_nobody(workdir):
+    assert (workdir / "lightning_logs" / HIGHEST).is_dir()
     assert RUN.is_dir(), "the run got the first number"
-    assert runs.claim(place, "settings").name == "version_1"
+    assert runs.claim(workdir, "settings").name == "version_1"
 
 
-@pytest.mark.parametrize("words", [FIT, TEST], ids=["fit", "test"])
+@pytest.mark.parametrize("args", [FIT, TEST], ids=["fit", "test"])
 @pytest.mark.parametrize(
     "name", ["times.csv", "ended", "name", "lock", "metrics.csv", "test/report.html", "checkpoints", "test", "."]
 )
-def test_links_are_not_followed(place, cli, words, name):
-    victim, link = place / "victim", RUN / name
+def test_links_are_not_followed(workdir, cli, args, name):
+    victim, link = workdir / "victim", RUN / name
     if link.is_dir():
         link.rename(victim)
     else:
@@ -90,30 +90,30 @@ def test_links_are_not_followed(place, cli, words, name):
         link.unlink(missing_ok=True)
     link.symlink_to(victim)
     before = content(victim) if victim.is_dir() else victim.read_text()
-    code, _, err = cli(*words)
+    code, _, err = cli(*args)
     assert (code, err.count("\n")) == (2, 1), err
     assert " is a link" in err
     assert before == (content(victim) if victim.is_dir() else victim.read_text())
 
 
-def test_a_link_to_nothing_makes_nothing(place, cli):
+def test_a_link_to_nothing_makes_nothing(workdir, cli):
     (RUN / "ended").unlink()
-    (RUN / "ended").symlink_to(place / "made")
+    (RUN / "ended").symlink_to(workdir / "made")
     assert cli("fit", "--ckpt_path", RUN)[0] == 2
-    assert not (place / "made").exists()
+    assert not (workdir / "made").exists()
 
 
-def test_results_beside_a_checkpoint_do_not_follow_links_either(place, cli):
-    shutil.move(RUN / "checkpoints/best.ckpt", place / "best.ckpt")
-    (place / "victim").mkdir()
-    (place / "test").symlink_to(place / "victim")
+def test_results_beside_a_checkpoint_do_not_follow_links_either(workdir, cli):
+    shutil.move(RUN / "checkpoints/best.ckpt", workdir / "best.ckpt")
+    (workdir / "victim").mkdir()
+    (workdir / "test").symlink_to(workdir / "victim")
     code, _, err = cli("test", "--ckpt_path", "best.ckpt")
     assert code == 2
     assert "test is a link" in err
-    assert not content(place / "victim")
+    assert not content(workdir / "victim")
 
 
-def test_all_runs_may_lie_on_another_disk(place, cli):
+def test_all_runs_may_lie_on_another_disk(workdir, cli):
     Path("lightning_logs").rename("disk")
     Path("lightning_logs").symlink_to("disk")
     (RUN / "checkpoints/newest.ckpt").symlink_to("last.ckpt")  # as ModelCheckpoint makes them
@@ -122,7 +122,7 @@ def test_all_runs_may_lie_on_another_disk(place, cli):
 
 
 @pytest.mark.parametrize("name", ["name", "config.yaml", "metrics.csv", "times.csv", "test/metrics.json"])
-def test_pipes_and_devices_are_not_read(place, cli, name):
+def test_pipes_and_devices_are_not_read(workdir, cli, name):
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         (RUN / name).unlink(missing_ok=True)
         make(RUN / name)
@@ -134,7 +134,7 @@ def test_pipes_and_devices_are_not_read(place, cli, name):
         assert err.count("\n") == 1
 
 
-def test_a_checkpoint_that_cannot_be_ours_is_not_hashed(place, cli):
+def test_a_checkpoint_that_is_too_large_is_not_hashed(workdir, cli):
     (RUN / "checkpoints/best.ckpt").unlink()
     with (RUN / "checkpoints/best.ckpt").open("wb") as file:
         file.truncate(200 << 30)
@@ -147,12 +147,12 @@ def test_a_checkpoint_that_cannot_be_ours_is_not_hashed(place, cli):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_damaged_history_costs_one_line(place, cli, table):
+def test_a_damaged_history_costs_one_line(workdir, cli, table):
     (RUN / "metrics.csv").write_text(TABLES[table], errors="surrogateescape")
     (RUN / "ended").unlink()
-    for words in (("fit", "--ckpt_path", RUN), TEST):
+    for args in (("fit", "--ckpt_path", RUN), TEST):
         before = (RUN / "test/metrics.json").read_text()
-        code, _, err = cli(*words)
+        code, _, err = cli(*args)
         assert (code, err.count("\n")) == (2, 1), err
         assert f"{RUN / 'metrics.csv'} is damaged (" in err
         assert (RUN / "test/metrics.json").read_text() == before
@@ -160,7 +160,7 @@ def test_a_damaged_history_costs_one_line(place, cli, table):
     assert "broken: metrics.csv is damaged" in out
 
 
-def test_a_history_with_figures_that_are_not_finite_is_drawn(place, cli):
+def test_a_history_with_figures_that_are_not_finite_is_drawn(workdir, cli):
     (RUN / "metrics.csv").write_text("epoch,train/loss,val/acc\n1,nan,inf\n")
     (RUN / "ended").unlink()
     (RUN / "curves.png").unlink()
@@ -173,17 +173,17 @@ def test_a_history_with_figures_that_are_not_finite_is_drawn(place, cli):
     "changed",
     [DEEP, "[]", *({**FIGURES, "acc": value} for value in ("0.5", None, [], 10**400, -1)), {**FIGURES, "ece": "x"}],
 )
-def test_damaged_figures_of_a_test_are_left_out(place, cli, changed):
+def test_damaged_figures_of_a_test_are_left_out(workdir, cli, changed):
     path = RUN / "test/metrics.json"
     digests = json.loads(path.read_text())["digests"]
     path.write_text(changed if isinstance(changed, str) else json.dumps({**changed, "digests": digests}))
     code, _, _ = cli("export", "--output", "page.html", "--ckpt_path", RUN)
     assert code == 0
-    assert "test images right" not in (place / "page.html").read_text()
+    assert "test images right" not in (workdir / "page.html").read_text()
     assert "broken: metrics.json" in cli("compare", "--format", "csv")[1]
 
 
-def test_a_tag_in_a_configuration_costs_one_line(place, cli):
+def test_a_tag_in_a_configuration_costs_one_line(workdir, cli):
     with (RUN / "config.yaml").open("a") as file:
         file.write("remark: !!binary aGFsbG8=\n")
     code, _, err = cli(*FIT)
@@ -192,7 +192,7 @@ def test_a_tag_in_a_configuration_costs_one_line(place, cli):
     assert "broken: it has the tag" in cli("compare", "--format", "csv")[1]
 
 
-def test_many_nested_folders_are_no_trouble(place, cli):
+def test_many_nested_folders_are_no_trouble(workdir, cli):
     here = os.getcwd()  # noqa: PTH109
     os.chdir("lightning_logs")
     for _ in range(1300):
@@ -205,34 +205,34 @@ def test_many_nested_folders_are_no_trouble(place, cli):
     assert "version_0" in out
 
 
-def test_the_page_says_nothing_of_the_folders_above_the_run(place, cli):
-    path = (place / RUN).absolute() / "checkpoints/best.ckpt"
-    shutil.copy(path, place / "secret.ckpt")
-    for checkpoint, name in ((path, "version_0/checkpoints/best.ckpt"), (place / "secret.ckpt", "secret.ckpt")):
+def test_the_page_says_nothing_of_the_folders_above_the_run(workdir, cli):
+    path = (workdir / RUN).absolute() / "checkpoints/best.ckpt"
+    shutil.copy(path, workdir / "secret.ckpt")
+    for checkpoint, name in ((path, "version_0/checkpoints/best.ckpt"), (workdir / "secret.ckpt", "secret.ckpt")):
         assert cli("export", "--output", "page.html", "--overwrite", "--ckpt_path", checkpoint)[0] == 0
-        page = (place / "page.html").read_text()
+        page = (workdir / "page.html").read_text()
         assert f"from {name}" in page
-        assert str(place) not in page
+        assert str(workdir) not in page
 
 
-def test_pictures_are_saved_inside_the_folder_that_was_given(place, cli):
+def test_pictures_are_saved_inside_the_folder_that_was_given(workdir, cli):
     for name in ("a/2.png", "x/1.png"):
-        (place / name).parent.mkdir()
-        Image.fromarray(np.full((28, 28), 200, np.uint8)).save(place / name)
-    before = {*content(place)}
-    words = ("--images", "a/../x/1.png", "a/2.png", place / "x/1.png")
-    assert cli("predict", *words, "--ckpt_path", RUN, "--save_converted", "work/seen", "--output", "-")[0] == 0
-    made = {path.relative_to(place).as_posix() for path in {*content(place)} - before}
+        (workdir / name).parent.mkdir()
+        Image.fromarray(np.full((28, 28), 200, np.uint8)).save(workdir / name)
+    before = {*content(workdir)}
+    args = ("--images", "a/../x/1.png", "a/2.png", workdir / "x/1.png")
+    assert cli("predict", *args, "--ckpt_path", RUN, "--save_converted", "work/seen", "--output", "-")[0] == 0
+    made = {path.relative_to(workdir).as_posix() for path in {*content(workdir)} - before}
     assert made == {"work/seen/x/1.png.png", "work/seen/a/2.png.png"}
 
 
-@pytest.mark.parametrize("verb", ["predict", "export"])
-def test_a_command_that_is_stopped_leaves_no_half_file(place, cli, monkeypatch, verb):
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_command_that_is_stopped_leaves_no_half_file(workdir, cli, monkeypatch, command):
     real = os.fsync
     Image.fromarray(np.full((28, 28), 200, np.uint8)).save("x.png")
 
     def stop(handle):
-        assert [*place.glob(".out.*.part")]
+        assert [*workdir.glob(".out.*.part")]
         os.kill(os.getpid(), signal.SIGTERM)
         real(handle)
 
@@ -241,12 +241,12 @@ def test_a_command_that_is_stopped_leaves_no_half_file(place, cli, monkeypatch, 
 
     before = signal.signal(signal.SIGTERM, fail)
     monkeypatch.setattr(os, "fsync", stop)
-    words = ("--images", "x.png", "--output", "out.csv") if verb == "predict" else ("--output", "out.html")
+    args = ("--images", "x.png", "--output", "out.csv") if command == "predict" else ("--output", "out.html")
     try:
-        assert cli(verb, *words, "--ckpt_path", RUN)[0] == 143
+        assert cli(command, *args, "--ckpt_path", RUN)[0] == 143
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert not [*place.glob("*out.*")]
+    assert not [*workdir.glob("*out.*")]
 
 
 def test_a_new_name_reaches_the_disk(tmp_path, monkeypatch):

@@ -30,9 +30,9 @@ SECONDS = 2.0
 def refused(workplace, cli):
     """Runs a command, and returns the one line in which it refuses its file, in time."""
 
-    def run(*words):
+    def run(*args):
         start = time.process_time()
-        code, _, err = cli(*words)
+        code, _, err = cli(*args)
         assert (code, err.count("\n")) == (2, 1)
         assert time.process_time() - start < SECONDS
         return err
@@ -102,7 +102,7 @@ PARQUET = ("prepare", "--data.source", "Parquet", "--data.source.path", "bomb.pa
 
 
 def bomb(image, label, about=b""):
-    """Writes a Parquet file; what is said of it besides makes it longer than its rows are many."""
+    """Writes a Parquet file; its metadata make it longer than its rows are many."""
     table = pa.table({"image": image, "label": label})
     pq.write_table(table.replace_schema_metadata({b"huggingface": about, b"x": os.urandom(4000).hex()}), "bomb.parquet")
 
@@ -132,8 +132,8 @@ def test_parquet_of_too_many_rows(refused):
 def test_parquet_whose_metadata_lie(refused, monkeypatch):
     monkeypatch.setattr(parquet, "SPARE", 1_000_000)
     bomb([bytes(5_000_000)], [0], b"{}")
-    said = pq.read_metadata("bomb.parquet").row_group(0).column(0).total_uncompressed_size * 2  # as Thrift writes it
-    digits = bytes([*((said >> 7 * place) & 127 | 128 for place in range(3)), said >> 21])
+    size = pq.read_metadata("bomb.parquet").row_group(0).column(0).total_uncompressed_size * 2  # as Thrift writes it
+    digits = bytes([*((size >> 7 * digit) & 127 | 128 for digit in range(3)), size >> 21])
     content = Path("bomb.parquet").read_bytes()
     assert content.count(digits) == 1
     Path("bomb.parquet").write_bytes(content.replace(digits, b"\x82\x80\x80\x00"))
@@ -163,8 +163,8 @@ def test_parquet_of_odd_forms(refused, image, label, about, message):
 def test_a_pipe_is_no_parquet_file(refused):
     Path("data").mkdir()
     os.mkfifo("data/train.parquet")
-    words = (*PARQUET[:-1], "data")
-    assert "train.parquet is not a file" in refused(*words)
+    args = (*PARQUET[:-1], "data")
+    assert "train.parquet is not a file" in refused(*args)
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

@@ -28,7 +28,7 @@ if child == 0:
     time.sleep(60)
 print(child, flush=True)
 """
-TRAINING = """
+RUN = """
 import subprocess
 print(subprocess.Popen(["sleep", "60"], pass_fds=(handle,)).pid, flush=True)
 """
@@ -41,8 +41,8 @@ def killed(tmp_path):
 
     def run(child):
         code = KILLED.format(child=child)
-        words = [sys.executable, "-c", code, str(tmp_path)]
-        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        args = [sys.executable, "-c", code, str(tmp_path)]
+        with subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
             children.append(int(process.stdout.readline()))
             assert process.wait(timeout=20) == -signal.SIGKILL
             os.kill(children[0], 0)  # it lives
@@ -60,12 +60,12 @@ def is_free_soon(folder):
     return not runs.is_locked(folder)
 
 
-def test_a_worker_that_outlives_its_training_does_not_keep_the_run(killed, tmp_path):
+def test_a_worker_that_outlives_its_run_does_not_keep_the_run(killed, tmp_path):
     assert killed(WORKER) or is_free_soon(tmp_path), "the worker lives for a minute"
 
 
-def test_a_training_that_outlives_its_sweep_keeps_the_trial(killed, tmp_path):
-    assert not killed(TRAINING)
+def test_a_run_that_outlives_its_sweep_keeps_the_trial(killed, tmp_path):
+    assert not killed(RUN)
     assert is_free_soon(tmp_path)
 
 
@@ -115,8 +115,8 @@ def no_locks(monkeypatch):
 
 def test_where_locks_do_not_exist_a_run_is_trained_with_one_warning(workplace, cli, no_locks):
     no_locks(errno.ENOSYS)
-    words = ("--data.val_size", 100, "--model.hidden_dims", "[4]", "--trainer.max_epochs")
-    code, _, err = cli("fit", *words, 1)
+    args = ("--data.val_size", 100, "--model.hidden_dims", "[4]", "--trainer.max_epochs")
+    code, _, err = cli("fit", *args, 1)
     assert code == 0
     assert err.splitlines() == [
         "warning: this file system has no locks: do not use one run or sweep from two processes"
@@ -139,7 +139,7 @@ def test_locks_that_do_nothing_are_found_out(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("warning: this file system has no locks: ")
 
 
-def test_other_errors_than_a_lack_of_locks_are_told(tmp_path, no_locks):
+def test_other_errors_than_a_lack_of_locks_are_raised(tmp_path, no_locks):
     for code in (errno.EOPNOTSUPP, errno.ENOLCK):
         no_locks(code)
         os.close(runs.lock(tmp_path))

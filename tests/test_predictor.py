@@ -19,8 +19,8 @@ def images(small_contents):
 
 @pytest.fixture
 def path(workplace, cli):
-    words = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--model.dropout", 0.5, "--trainer.max_epochs", 3)
-    assert cli("fit", *words, "--model.normalization", "batch")[0] == 0
+    args = ("--data.val_size", 100, "--model.hidden_dims", "[16]", "--model.dropout", 0.5, "--trainer.max_epochs", 3)
+    assert cli("fit", *args, "--model.normalization", "batch")[0] == 0
     return workplace / "lightning_logs/version_0/checkpoints/best.ckpt"
 
 
@@ -29,7 +29,7 @@ def predictor(path):
     return load(path)
 
 
-def test_a_prediction_says_class_and_probabilities(predictor, images):
+def test_a_prediction_has_class_and_probabilities(predictor, images):
     found = predictor.classify(images[0])
     assert found.name == max(found.probabilities, key=found.probabilities.get)
     assert found.probability == found.probabilities[found.name]
@@ -63,8 +63,8 @@ def test_every_way_to_give_a_picture_gives_the_same(predictor, images, tmp_path)
     assert [predictor.classify(way) for way in ways] == [expected] * len(ways)
     together = predictor.classify(ways)
     assert [one.name for one in together] == [expected.name] * len(ways)
-    (alone,) = predictor.classify([image])
-    assert alone == expected
+    (single,) = predictor.classify([image])
+    assert single == expected
     assert predictor.classify([]) == []
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_picture_is_a_value_error(predictor, picture, message):
         predictor.classify(picture)
 
 
-def test_arrays_of_any_layout_are_taken(predictor, images):
+def test_arrays_of_any_layout_are_accepted(predictor, images):
     image = images[0, 0]
     expected = predictor.classify(image)
     assert predictor.classify(image[::-1][::-1]) == expected
@@ -117,7 +117,7 @@ def test_threads_may_share_one(predictor, images, tmp_path):
     assert warnings.filters == before
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(path, tmp_path):
+def test_damaged_and_other_checkpoints_are_refused(path, tmp_path):
     saved = torch.load(path, weights_only=True)
     saved["state_dict"]["network.1.weight"] = torch.zeros(3, 784)
     torch.save(saved, tmp_path / "shape.ckpt")

@@ -1,4 +1,4 @@
-"""``serve``: a real server on loopback, asked as programs and people ask."""
+"""``serve``: a real server on loopback, as programs and people use it."""
 
 import base64
 import http.client
@@ -30,14 +30,14 @@ HALF = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n
 
 
 @pytest.fixture(scope="module")
-def place(tested):
+def workdir(tested):
     """A folder with a run on the real images."""
     return tested
 
 
 class Served:
-    def __init__(self, place, *words, popen=Popen, **environment):
-        self.process = start("serve", "--port=0", *words, cwd=place, popen=popen, **environment)
+    def __init__(self, workdir, *args, popen=Popen, **environment):
+        self.process = start("serve", "--port=0", *args, cwd=workdir, popen=popen, **environment)
         line = self.process.stdout.readline()
         assert line.startswith("serve: lightning_logs/version_0/checkpoints/best.ckpt on http://"), line
         self.port = int(line.rpartition(":")[2])
@@ -82,15 +82,15 @@ class Served:
 
     def stop(self, err=""):
         self.process.send_signal(signal.SIGTERM)
-        _, said = self.process.communicate(timeout=10)
-        assert said == err
+        _, errors = self.process.communicate(timeout=10)
+        assert errors == err
         return self.process.returncode
 
 
 @pytest.fixture(scope="module")
-def served(place):
+def served(workdir):
     """A server, to which somebody has begun to send a request; tests that are at the end need not wait for that."""
-    served = Served(place)
+    served = Served(workdir)
     served.slow = served.connect(HALF % (100, b"abc"))
     yield served
     served.slow.close()
@@ -98,10 +98,10 @@ def served(place):
 
 
 @pytest.fixture(scope="module")
-def guarded(place):
+def guarded(workdir):
     """A server for others: with a token as a secret file has it, and behind a tunnel."""
-    words = ("--host=::", "--allowed_host", "tunnel.example", "*.docker", "--allowed_origin", "https://example.org")
-    served = Served(place, *words, FMNIST_TOKEN="secret\n")
+    args = ("--host=::", "--allowed_host", "tunnel.example", "*.docker", "--allowed_origin", "https://example.org")
+    served = Served(workdir, *args, FMNIST_TOKEN="secret\n")
     yield served
     assert served.stop() == 143
 
@@ -152,8 +152,8 @@ def detail(answer):
     return json.loads(answer[1])["detail"]
 
 
-def test_the_server_says_what_the_model_says(served, place, pictures):
-    expected = load(place / RUN).classify([*pictures])
+def test_the_server_gives_the_answers_of_the_model(served, workdir, pictures):
+    expected = load(workdir / RUN).classify([*pictures])
     with ThreadPoolExecutor(8) as pool:
         answers = [json.loads(body) for status, body in pool.map(served.ask, pictures) if status == 200]
     assert [answer[0]["label"] for answer in answers] == [prediction.name for prediction in expected]
@@ -163,16 +163,16 @@ def test_the_server_says_what_the_model_says(served, place, pictures):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_every_way_to_ask(served, pictures):
-    alone = json.loads(served.ask(pictures[0])[1])
-    assert json.loads(served.ask(pictures[0], kind="image/png")[1]) == alone
-    assert json.loads(served.ask(form(pictures[0]), kind=FORM)[1]) == alone
-    assert json.loads(served.ask(form(*pictures[:3]), kind=FORM)[1])[0] == alone
-    assert json.loads(served.ask(as_json(text(pictures[0]), top_k=2), kind=JSON)[1]) == alone[:2]
-    assert json.loads(served.ask(as_json([*map(text, pictures[:2])]), kind=JSON)[1])[0] == alone
-    assert json.loads(served.ask(pictures[0], "/predict?top_k=1")[1]) == alone[:1]
+def test_every_way_to_send_a_picture(served, pictures):
+    single = json.loads(served.ask(pictures[0])[1])
+    assert json.loads(served.ask(pictures[0], kind="image/png")[1]) == single
+    assert json.loads(served.ask(form(pictures[0]), kind=FORM)[1]) == single
+    assert json.loads(served.ask(form(*pictures[:3]), kind=FORM)[1])[0] == single
+    assert json.loads(served.ask(as_json(text(pictures[0]), top_k=2), kind=JSON)[1]) == single[:2]
+    assert json.loads(served.ask(as_json([*map(text, pictures[:2])]), kind=JSON)[1])[0] == single
+    assert json.loads(served.ask(pictures[0], "/predict?top_k=1")[1]) == single[:1]
     whole = json.loads(served.ask(pictures[0], "/predict?note=true&seen=1")[1])
-    assert whole["predictions"] == alone
+    assert whole["predictions"] == single
     assert len(base64.b64decode(whole["seen"])) == 784
     assert 0 <= whole["typicality"] <= 1
     empty = json.loads(served.ask(encode(Image.new("RGB", (50, 50), "white")), "/predict?note=1")[1])
@@ -181,7 +181,7 @@ def test_every_way_to_ask(served, pictures):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "code", "said"),
+    ("content", "kind", "code", "message"),
     [
         (b"", "image/png", 415, "not a picture"),
         (b"no picture", "image/png", 415, "not a picture"),
@@ -203,10 +203,10 @@ def test_every_way_to_ask(served, pictures):
         (form(*[(str(number), b"1") for number in range(17)]), FORM, 422, "form"),
     ],
 )
-def test_mistakes_cost_one_line(served, content, kind, code, said):
+def test_mistakes_get_one_line(served, content, kind, code, message):
     answer = served.ask(content, kind=kind)
     assert answer[0] == code
-    assert said in detail(answer)
+    assert message in detail(answer)
 
 
 @pytest.mark.parametrize("top_k", ["0", "-1", "x", "1.5"])
@@ -220,7 +220,7 @@ def test_top_k_is_checked_everywhere(served, pictures, top_k):
         assert detail(answer).startswith("top_k: ")
 
 
-def test_options_are_taken_from_the_address_a_form_and_json(served, pictures):
+def test_options_are_read_from_the_address_a_form_and_json(served, pictures):
     assert len(labels(served.ask(form(pictures[0], ("top_k", b"2")), kind=FORM))) == 2
     assert len(labels(served.ask(as_json(text(pictures[0])), "/predict?top_k=4", JSON))) == 4
     assert len(labels(served.ask(as_json(text(pictures[0]), top_k=3), "/predict?top_k=4", JSON))) == 3
@@ -317,7 +317,7 @@ def test_who_sends_too_much_can_read_the_answer(served, guarded):
         assert connection.recv(1000).startswith(b"HTTP/1.1 413"), "before it is sent"
 
 
-def test_who_sends_slowly_takes_no_place(served, pictures, photo):
+def test_slow_senders_keep_nobody_out(served, pictures, photo):
     slow = [served.connect(HALF % (100, b"abc")) for _ in range(100)]
     with served.quick():
         assert all(served.ask(picture)[0] == 200 for picture in pictures[:20])
@@ -331,7 +331,7 @@ def test_who_sends_slowly_takes_no_place(served, pictures, photo):
     wait_for(lambda: served.ask(part)[0] == 415)
 
 
-def test_senders_who_leave_are_not_worth_a_word(served, pictures):
+def test_senders_who_leave_are_not_logged(served, pictures):
     boundary = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     whole = HALF % (len(pictures[0]), pictures[0])
     for begun in (whole, whole[:-10], whole[:40], boundary + b"Content-Length: 99\r\n\r\n--x\r\n"):
@@ -347,7 +347,7 @@ def wait_for(happened):
         time.sleep(0.1)
 
 
-def test_pages_of_other_origins_may_not_ask(served, guarded, pictures):
+def test_pages_of_other_origins_are_refused(served, guarded, pictures):
     strangers = ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"})
     for headers in (*strangers, {"Origin": "https://evil.example", "Sec_Fetch_Site": "same-site"}):
         answer = served.ask(pictures[0], **headers)
@@ -373,7 +373,7 @@ def test_other_names_of_this_machine_are_refused(served, guarded):
     assert guarded.ask(None, "/health", Host="evil.example")[0] == 400
 
 
-def test_pages_of_others_cannot_show_it(served):
+def test_other_pages_cannot_embed_it(served):
     with urllib.request.urlopen(served.url, timeout=30) as answer:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["X-Frame-Options"] == "DENY"
@@ -398,51 +398,51 @@ def test_both_kinds_of_address_are_served(guarded):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("args", "message"),
     [
         (("--token", ""), "--token is empty"),
         (("--token", " \n"), "--token is empty"),
         (("--token", "paß"), "--token: "),
-        (("--token", "two words"), "--token: "),
+        (("--token", "two parts"), "--token: "),
         (("--host", "a..b"), "--host a..b: there is no such host"),
         (("--host", "192.0.2.1", "--port=0"), "give another --host"),
         (("--allowed_host", "http://localhost:8000"), "--allowed_host http"),
         (("--allowed_origin", "example.org"), "--allowed_origin example.org: give one such as https://"),
     ],
 )
-def test_mistakes_of_options_cost_one_line(place, cli, monkeypatch, words, said):
-    monkeypatch.chdir(place)
-    code, _, err = cli("serve", *words)
+def test_mistakes_of_options_cost_one_line(workdir, cli, monkeypatch, args, message):
+    monkeypatch.chdir(workdir)
+    code, _, err = cli("serve", *args)
     assert code == 2
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
 
 
-def test_an_empty_variable_is_no_token(place, cli, monkeypatch):
-    monkeypatch.chdir(place)
+def test_an_empty_variable_is_no_token(workdir, cli, monkeypatch):
+    monkeypatch.chdir(workdir)
     monkeypatch.setenv("FMNIST_TOKEN", "")
     code, _, err = cli("serve")
     assert (code, "FMNIST_TOKEN is empty" in err) == (2, True)
 
 
-def test_the_page_asks_the_server(served, place, browser):
-    said = []
+def test_the_page_uses_the_server(served, workdir, browser):
+    messages = []
     with browser.new_context() as context:
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("request", lambda request: said.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("request", lambda request: messages.append(request.url))
         page.goto(served.url)
         page.set_input_files("#file", str(ROOT / "docs/boot.png"))
         page.wait_for_function("() => document.getElementById('note').textContent === 'light background: inverted'")
-        expected = load(place / RUN).classify(ROOT / "docs/boot.png")
+        expected = load(workdir / RUN).classify(ROOT / "docs/boot.png")
         assert page.inner_text("#result").startswith(f"{expected.name}, ")
-    assert all(text.startswith((served.url, "data:", "blob:")) for text in said)
+    assert all(text.startswith((served.url, "data:", "blob:")) for text in messages)
 
 
-def test_connections_without_a_request_fill_neither_memory_nor_log(place, pictures):
+def test_connections_without_a_request_fill_neither_memory_nor_log(workdir, pictures):
     """How many there are is the work of a proxy."""
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    served = Served(place, "--host=0.0.0.0", popen=partial(Popen, preexec_fn=limit))
+    served = Served(workdir, "--host=0.0.0.0", popen=partial(Popen, preexec_fn=limit))
     health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert served.ask(pictures[0])[0] == 200
     before = served.memory()
@@ -459,8 +459,8 @@ def test_connections_without_a_request_fill_neither_memory_nor_log(place, pictur
     assert len(err) < 10_000
 
 
-def test_what_was_accepted_is_answered_when_the_server_is_stopped(place, pictures):
-    served = Served(place)
+def test_what_was_accepted_is_answered_when_the_server_is_stopped(workdir, pictures):
+    served = Served(workdir)
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(served.ask, picture) for picture in pictures[:60]]
         time.sleep(0.2)
@@ -475,9 +475,9 @@ def test_what_was_accepted_is_answered_when_the_server_is_stopped(place, picture
     assert all("refused" in str(error) or "reset" in str(error) for error in others), others
 
 
-def test_a_thread_cannot_keep_the_server_from_ending(place, pictures, tmp_path):
+def test_a_thread_cannot_keep_the_server_from_ending(workdir, pictures, tmp_path):
     (tmp_path / "sleepy.py").write_text("import time\ndef wait(picture):\n    time.sleep(60)\n    return picture\n")
-    path = ("--ckpt_path", place / RUN / "checkpoints/best.ckpt", "--transform", "sleepy.wait")
+    path = ("--ckpt_path", workdir / RUN / "checkpoints/best.ckpt", "--transform", "sleepy.wait")
     servers = [start("serve", "--port=0", *path, cwd=tmp_path) for _ in range(2)]
     ports = [int(server.stdout.readline().rpartition(":")[2]) for server in servers]
     connections = [socket.create_connection(("127.0.0.1", port)) for port in ports]
@@ -497,9 +497,9 @@ def test_a_thread_cannot_keep_the_server_from_ending(place, pictures, tmp_path):
         connection.close()
 
 
-def test_a_port_that_is_taken_costs_one_line(place):
+def test_a_port_that_is_taken_costs_one_line(workdir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = spawn("serve", f"--port={taken.getsockname()[1]}", cwd=place)
+        done = spawn("serve", f"--port={taken.getsockname()[1]}", cwd=workdir)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "give another --port" in done.stderr

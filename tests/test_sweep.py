@@ -1,4 +1,4 @@
-"""``sweep``: what is tried, in what order, and what survives."""
+"""``sweep``: which points are trained, in what order, and what survives."""
 
 import csv
 import io
@@ -91,15 +91,15 @@ def test_a_point_becomes_arguments(write):
     (point,) = plan.grid()
     assert as_arguments(point)[1:] == ["--model.hidden_dims=[8, 8]", "--data.flip=true", "--model.network=null"]
     point = {"trainer.callbacks+": "EMAWeightAveraging", "trainer.callbacks.decay": 0.9}
-    named = read_plan(write(**{"try": {"ema": point, "plain": None}})).named
-    assert as_arguments(named["ema"])[1:] == [
+    points = read_plan(write(**{"try": {"ema": point, "plain": None}})).named
+    assert as_arguments(points["ema"])[1:] == [
         "--trainer.callbacks+=EMAWeightAveraging",
         "--trainer.callbacks.decay=0.9",
     ]
-    assert named["plain"].keys() == {"config"}
+    assert points["plain"].keys() == {"config"}
     settings = {"data.source.folder": "a", "model.network.width": 4, "model.network": "small.Net"}
-    named = read_plan(write(**{"try": {"own": {**settings, "data.source": "ImageFolder"}}})).named
-    assert as_arguments(named["own"])[1:] == [
+    points = read_plan(write(**{"try": {"own": {**settings, "data.source": "ImageFolder"}}})).named
+    assert as_arguments(points["own"])[1:] == [
         "--model.network=small.Net",
         "--data.source=ImageFolder",
         "--data.source.folder=a",
@@ -141,7 +141,7 @@ def test_ranges_keep_to_their_bounds_and_steps(write):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ({"search": {"model.dropout": {"low": 0.3, "high": 0.1}}}, "search.model.dropout: `low <= high` must hold"),
         ({"search": {"model.dropout": {"low": 0.0, "high": 1.0, "log": True}}}, "`low > 0` must hold"),
@@ -170,10 +170,10 @@ def test_ranges_keep_to_their_bounds_and_steps(write):
         ({"metric": "val/loss", "sampler": "tpe", "search": {"data.val_size": [0]}}, "without validation images"),
     ],
 )
-def test_mistakes_are_refused_before_the_first_trial(write, tmp_path, capsys, content, said):
+def test_mistakes_are_refused_before_the_first_trial(write, tmp_path, capsys, content, message):
     assert main(["sweep", str(write(**content))]) == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "lightning_logs").exists()
 
@@ -199,7 +199,7 @@ def test_a_sweep_goes_on_as_it_was_begun(write, tmp_path):
         assert read_trials(folder, plan)
     for shrunk in ({"model.dropout": [0.0]}, {"model.optimizer.lr": {**LR, "low": 0.49}}, {"data.shift": [0]}):
         plan, _ = begin(write(search={**search, **shrunk}, sampler="random"))
-        with pytest.raises(UserError, match="tries what the file of the sweep does not list"):
+        with pytest.raises(UserError, match="has options that the file of the sweep does not list"):
             read_trials(folder, plan)
     (tmp_path / "mlp.yaml").write_text("seed_everything: 7\n")
     with pytest.raises(UserError, match=r"configuration .*mlp.yaml was .* when the sweep began"):
@@ -226,7 +226,7 @@ def test_a_trial_that_is_not_in_the_plan_is_refused_before_anything_of_it_runs(w
     write(search={"data.shift": {"low": 0, "high": 2}}, sampler="random", **{"try": {"plain": {}}})
     plan, folder = begin(Path("tiny.yaml"))
     trial = add_trial(folder, 1, name, point)
-    with pytest.raises(UserError, match=f"{trial.path} tries what the file of the sweep does not list: remove"):
+    with pytest.raises(UserError, match=f"{trial.path} has options that the file of the sweep does not list: remove"):
         Sweep(plan, folder, [], False, print).run()
     assert [path.name for path in folder.glob("trial_*")] == ["trial_001"]
     assert not (trial.path / "log.txt").exists()
@@ -247,7 +247,7 @@ def test_the_command_refuses_a_trial_in_one_line(write, tmp_path, cli):
     add_trial(folder, 0, None, {"config": "mlp.yaml", "model.network": "evil.Net"})
     code, out, err = cli("sweep", "tiny.yaml")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"{folder}/trial_000 tries what" in err
+    assert f"{folder}/trial_000 has options that" in err
     assert not (tmp_path / "ran").exists()
 
 
@@ -313,17 +313,17 @@ def test_thirty_points_are_the_same_again_and_never_twice(write, sampler):
                 done.finish("complete", value=(lr - 0.1) ** 2 + 1 / width)
         return read_trials(folder, plan)
 
-    alone = trials("alone", 1)
-    assert [trial.point for trial in trials("again", 1)] == [trial.point for trial in alone]
-    for found in (alone, trials("three", 3)):
+    sequential = trials("sequential", 1)
+    assert [trial.point for trial in trials("again", 1)] == [trial.point for trial in sequential]
+    for found in (sequential, trials("three", 3)):
         assert len({json.dumps(trial.point) for trial in found}) == len(found) == 30
     if sampler == "tpe":
-        values = [trial.result()["value"] for trial in alone]
+        values = [trial.result()["value"] for trial in sequential]
         assert statistics.mean(values[15:]) < statistics.mean(values[:15]), "it learns from the results"
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_small_spaces_end_when_everything_has_been_tried(write, sampler):
+def test_small_spaces_end_when_every_point_has_been_trained(write, sampler):
     search = {"model.dropout": [0.0, 0.1, 0.2], "data.shift": {"low": 0, "high": 1}}
     plan, folder = begin(write(sampler=sampler, trials=30, search=search))
     while add(plan, folder):
@@ -340,13 +340,13 @@ def test_a_sweep_survives_what_kills_it(script, few):
 
 
 def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
-    """Failures of a trial's own are results; those of the place end the sweep, and the trial stays open."""
+    """Failures of a trial's own are results; those of the data or a folder end the sweep, and the trial stays open."""
     (tmp_path / "small.py").write_text(NET)
     network = {"model.network": ["small.Net"], "model.network.width": [4]}
     path = write(search={"seed_everything": [0, 1], **network}, **{"try": {"wild": {"model.optimizer.lr": 1e30}}})
-    words = ("--trainer.max_epochs=1", "--data.batch_size", "8", "--data.val_size=0.2")
-    words += ("--data.source", "ImageFolder", "--data.source.folder", tmp_path / "pictures")
-    done = spawn("sweep", path, "--test", *words, cwd=tmp_path)
+    args = ("--trainer.max_epochs=1", "--data.batch_size", "8", "--data.val_size=0.2")
+    args += ("--data.source", "ImageFolder", "--data.source.folder", tmp_path / "pictures")
+    done = spawn("sweep", path, "--test", *args, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "pictures" in done.stderr
     assert not list(tmp_path.glob("lightning_logs/tiny/trial_*/result.json"))
@@ -355,7 +355,7 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
         folder = tmp_path / "pictures" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise.integers(0, 256, (28, 28), np.uint8)).save(folder / f"{number}.png")
-    done = spawn("sweep", path, "--test", *words, cwd=tmp_path)
+    done = spawn("sweep", path, "--test", *args, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("trial_000 (wild): the training loss is nan after epoch 1")
@@ -367,8 +367,8 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
     assert {row["status"].partition(":")[0] for row in rows} == {"finished", "failed", "mean of 2 seeds"}
     both = [row for row in rows if row["status"] == "finished"]
     assert {row["run"] for row in both} == {"tiny/trial_001", "tiny/trial_002"}
-    named = ("--model.network", "small.Net", "--ckpt_path", both[0]["run"])
-    assert cli("validate", *named)[0] == 0, "compare prints what --ckpt_path takes"
+    options = ("--model.network", "small.Net", "--ckpt_path", both[0]["run"])
+    assert cli("validate", *options)[0] == 0, "compare prints what --ckpt_path accepts"
     seeds = next(row for row in rows if row["status"] == "mean of 2 seeds")
     accuracies = [float(row["test/acc"]) for row in both]
     assert float(seeds["test/acc"]) == pytest.approx(statistics.mean(accuracies))
@@ -403,9 +403,9 @@ def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys
     _print_best(plan, folder, ["--trainer.max_epochs", "3"])
     best, command = capsys.readouterr().out.splitlines()[-2:]
     assert best.startswith(f"best: {folder / 'trial_001'}; ")
-    words = shlex.split(command.partition(": ")[2])
-    assert words[:4] == ["python", "-m", "fmnist", "sweep"]
-    assert words[5:] == ["--test", "--trainer.max_epochs", "3"]
-    points = [*read_plan(Path(words[4])).grid()]
+    args = shlex.split(command.partition(": ")[2])
+    assert args[:4] == ["python", "-m", "fmnist", "sweep"]
+    assert args[5:] == ["--test", "--trainer.max_epochs", "3"]
+    points = [*read_plan(Path(args[4])).grid()]
     assert [point.pop("seed_everything") for point in points] == [0, 1, 2, 3, 4]
     assert points == 5 * [{"config": str(tmp_path / "mlp.yaml"), "model.dropout": 0.1, "model.hidden_dims": [8]}]

@@ -41,9 +41,9 @@ def repacked(change):
     packed(header, good[8 + length :])
 
 
-def retold(header, **changes):
-    told = {**json.loads(header["__metadata__"]["fmnist"]), **changes}
-    header["__metadata__"]["fmnist"] = json.dumps(told)
+def edited(header, **changes):
+    described = {**json.loads(header["__metadata__"]["fmnist"]), **changes}
+    header["__metadata__"]["fmnist"] = json.dumps(described)
 
 
 FIRST = "state_dict/network.1.weight"
@@ -61,24 +61,24 @@ SAFETENSORS = {
     "a tensor of no size": lambda: repacked(lambda header: header[FIRST].update(shape=[0, 2**30])),
     "a negative shape": lambda: repacked(lambda header: header[FIRST].update(shape=[-4, -784])),
     "another type": lambda: repacked(lambda header: header[FIRST].update(dtype="F64")),
-    "tensors in one place": lambda: repacked(lambda header: header.update({"typicality/levels": header[FIRST]})),
+    "tensors in the same memory": lambda: repacked(lambda header: header.update({"typicality/levels": header[FIRST]})),
     "a gap": lambda: repacked(lambda header: header.pop(FIRST)),
     "the same name twice": lambda: packed(b'{"a": 1, "a": 2}'),
     "half a letter": lambda: repacked(
-        lambda header: retold(
+        lambda header: edited(
             header, hyper_parameters={**CHECKPOINT["hyper_parameters"], "class_names": ["a", "\ud800"]}
         )
     ),
     "many settings": lambda: repacked(
-        lambda header: retold(header, hyper_parameters={**CHECKPOINT["hyper_parameters"], "dropout": [0] * 20_000})
+        lambda header: edited(header, hyper_parameters={**CHECKPOINT["hyper_parameters"], "dropout": [0] * 20_000})
     ),
-    "a weight that is no tensor": lambda: repacked(lambda header: retold(header, state_dict={"network.1.weight": 1})),
-    "a conversion that is a number": lambda: repacked(lambda header: retold(header, conversion=5)),
+    "a weight that is no tensor": lambda: repacked(lambda header: edited(header, state_dict={"network.1.weight": 1})),
+    "a conversion that is a number": lambda: repacked(lambda header: edited(header, conversion=5)),
 }
 
 
-def run(cli, *words):
-    code, out, err = cli(*words)
+def run(cli, *args):
+    code, out, err = cli(*args)
     assert (code, err) == (0, "")
     return out
 
@@ -90,30 +90,30 @@ def assert_same_answers(found, expected):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
-def test_every_command_says_the_same(workplace, cli, kind):
+def test_every_command_prints_the_same(workplace, cli, kind):
     shutil.copytree(ROOT / "examples", "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    named, made = ((), None) if kind == "mlp" else (NETWORK, ConvNet)
+    options, network = ((), None) if kind == "mlp" else (NETWORK, ConvNet)
     run(cli, "fit", *SMALL, *(MLP if kind == "mlp" else (*NETWORK, "--model.network.width", 2)))
-    out = run(cli, "export", "--output", MODEL, *named)
+    out = run(cli, "export", "--output", MODEL, *options)
     assert "what is read again on 1,000 images: largest difference 0.0e+00, same class for 100.00%" in out
-    assert_same_answers(load(MODEL, network=made), load(BEST, network=made))
+    assert_same_answers(load(MODEL, network=network), load(BEST, network=network))
     figures = []
     for path, settings in ((BEST, ()), (MODEL, SMALL[:2])):
         output = f"{path.suffix[1:]}.csv"
-        printed = run(cli, "validate", "--ckpt_path", path, *named, *settings).replace(str(path), "")
-        run(cli, "predict", "--output", output, "--ckpt_path", path, *named)
-        run(cli, "test", "--ckpt_path", path, *named)
+        printed = run(cli, "validate", "--ckpt_path", path, *options, *settings).replace(str(path), "")
+        run(cli, "predict", "--output", output, "--ckpt_path", path, *options)
+        run(cli, "test", "--ckpt_path", path, *options)
         metrics = json.loads((results_folder(path) / "metrics.json").read_text())
         measured = [metrics[name] for name in ("acc", "nll", "ece", "epoch", "temperature")]
         figures.append((printed, Path(output).read_text(), measured, metrics["digests"]["split"]))
     assert figures[0] == figures[1]
-    run(cli, "export", "--output", "again.safetensors", "--ckpt_path", MODEL, *named)
+    run(cli, "export", "--output", "again.safetensors", "--ckpt_path", MODEL, *options)
     assert Path("again.safetensors").read_bytes() == MODEL.read_bytes()
     for name, weight in Pretrained(str(BEST)).weights.items():
         assert torch.equal(Pretrained(str(MODEL)).weights[name], weight)
 
 
-def test_a_training_begins_with_it_and_does_not_go_on_with_it(workplace, cli):
+def test_a_run_begins_with_it_and_cannot_be_continued_from_it(workplace, cli):
     MODEL.write_bytes(pack(ten_classes(0)))
     out = run(cli, "fit", *SMALL, "--model.hidden_dims=[4]", "--model.weights", MODEL)
     assert "weights: model.safetensors (epoch 4)" in out
@@ -127,7 +127,7 @@ def ten_classes(seed):
     return {**CHECKPOINT, "state_dict": dict(model.state_dict()), "hyper_parameters": dict(model.hparams)}
 
 
-def test_members_of_an_ensemble_say_the_same(workplace, cli):
+def test_members_of_an_ensemble_give_the_same_answers(workplace, cli):
     for seed in range(2):
         torch.save(ten_classes(seed), f"{seed}.ckpt")
         Path(f"{seed}.safetensors").write_bytes(pack(read_checkpoint(Path(f"{seed}.ckpt"))))
@@ -150,16 +150,16 @@ def test_members_of_an_ensemble_say_the_same(workplace, cli):
     assert rows[0] == rows[1] == rows[2]
 
 
-def test_what_is_said_of_the_data_is_kept(tmp_path):
-    said = {"split": "abc", "trained_on": torch.arange(5), "validated_on": torch.zeros(0), "source": {"name": "é"}}
-    content = {**CHECKPOINT, "FashionMNISTDataModule": said, "conversion": {"name": "resize", "transform": None}}
+def test_the_description_of_the_data_is_kept(tmp_path):
+    data = {"split": "abc", "trained_on": torch.arange(5), "validated_on": torch.zeros(0), "source": {"name": "é"}}
+    content = {**CHECKPOINT, "FashionMNISTDataModule": data, "conversion": {"name": "resize", "transform": None}}
     torch.save(content, tmp_path / "any.ckpt")
     before = read_checkpoint(tmp_path / "any.ckpt")
     (tmp_path / "any.safetensors").write_bytes(pack(before))
     after = read_checkpoint(tmp_path / "any.safetensors")
     assert after.keys() == before.keys() - {"global_step", "callbacks", "optimizer_states", "lr_schedulers"}
     for key, value in after["FashionMNISTDataModule"].items():
-        assert torch.equal(value, said[key]) if isinstance(value, torch.Tensor) else value == said[key]
+        assert torch.equal(value, data[key]) if isinstance(value, torch.Tensor) else value == data[key]
     assert {**after, **dict.fromkeys(("state_dict", "FashionMNISTDataModule"))} == {
         **{key: before[key] for key in after},
         **dict.fromkeys(("state_dict", "FashionMNISTDataModule")),

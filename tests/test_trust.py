@@ -1,4 +1,4 @@
-"""Runs and checkpoints of strangers: nothing that they name is resolved, and nothing is written elsewhere."""
+"""Untrusted runs and checkpoints: nothing that they name is resolved, and nothing is written elsewhere."""
 
 import shutil
 import sys
@@ -18,7 +18,7 @@ from tests.forkserver import Executed
 RUN = Path("lightning_logs/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
 LITTLE = ("--data.val_size=100", "--model.hidden_dims=[8]", "--trainer.max_epochs=1", "--trainer.logger=false")
-# What takes a run of a stranger, and where it would write
+# Commands that read an untrusted run, with the options by which they would write
 COMMANDS = (
     ("test",),
     ("validate",),
@@ -32,7 +32,7 @@ HARM = "open('executed', 'w').close()\n"
 
 @pytest.fixture
 def run(workplace, cli):
-    """A folder with a run, as a stranger could send it, beside a picture and modules that leave a trace. Returns it."""
+    """A folder with a run, as somebody could send it, beside a picture and modules that leave a trace. Returns it."""
     assert cli("fit", *LITTLE)[0] == 0
     from PIL import Image
 
@@ -51,10 +51,10 @@ def nothing_resolved(monkeypatch):
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=own)
 
 
-def change(path, place, value):
+def change(path, keys, value):
     """Changes an entry of a checkpoint."""
     checkpoint = torch.load(path, weights_only=True)
-    *outer, key = place
+    *outer, key = keys
     inner = checkpoint
     for name in outer:
         inner = inner[name]
@@ -69,7 +69,7 @@ def write_config(**parts):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
-def test_a_stranger_s_run_is_read_without_resolving_a_name(run, cli, nothing_resolved, command):
+def test_an_untrusted_run_is_read_without_resolving_a_name(run, cli, nothing_resolved, command):
     code, _, err = cli(*command)
     assert (code, err) == (0, ""), err
 
@@ -84,7 +84,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_of_a_stranger_reaches_no_parser(run, cli, nothing_resolved, name):
+def test_an_untrusted_configuration_reaches_no_parser(run, cli, nothing_resolved, name):
     source = {"class_path": "fmnist.CSV", "init_args": {"annotations_file": "a", "img_dir": ".", "transform": name}}
     source["init_args.target_transform"] = name
     lambdas = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"on_fit_start": name}}
@@ -133,7 +133,7 @@ def test_a_split_that_makes_no_sense_is_damage(run, cli, split):
 
 
 @pytest.mark.parametrize("name", ["os.system", "evil.Source", "évil.Source", "fmnist.files.os.system", "best.ckpt"])
-def test_a_source_of_a_stranger_is_named_and_not_imported(run, cli, name):
+def test_an_untrusted_source_is_named_and_not_imported(run, cli, name):
     change(LAST, ("FashionMNISTDataModule", "data", "source", "name"), name)
     for command in ("test", "validate"):
         code, _, err = cli(command, "--ckpt_path", LAST)
@@ -143,7 +143,7 @@ def test_a_source_of_a_stranger_is_named_and_not_imported(run, cli, name):
 
 
 @pytest.mark.parametrize("network", ["best.ckpt", {"class_path": "evil.Net", "init_args": {}}, "évil.net", "os.abort"])
-def test_no_word_but_the_option_names_a_network(run, cli, network):
+def test_only_the_option_names_a_network(run, cli, network):
     change(LAST, ("hyper_parameters", "network"), network)
     shutil.copy(LAST, "best.ckpt")
     for command in (("predict", "--images", "shoe.png"), ("export", "--output", "evil.onnx"), ("test",), ("fit",)):
@@ -154,7 +154,7 @@ def test_no_word_but_the_option_names_a_network(run, cli, network):
     assert not Path("executed").exists()
 
 
-def test_no_word_but_the_option_names_a_transform(run, cli):
+def test_only_the_option_names_a_transform(run, cli):
     change(LAST, ("conversion", "transform"), "best.ckpt")
     shutil.copy(LAST, "best.ckpt")
     code, _, err = cli("predict", "--images", "shoe.png", "--ckpt_path", "best.ckpt")
@@ -163,8 +163,8 @@ def test_no_word_but_the_option_names_a_transform(run, cli):
     assert not Path("executed").exists()
 
 
-def test_the_current_folder_is_searched_for_named_code_alone(run, cli, monkeypatch):
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(run))])
+def test_the_current_folder_is_searched_only_for_code_that_an_option_names(run, cli, monkeypatch):
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(run))])
     cli("predict", "--images", "shoe.png", "--ckpt_path", LAST)
     (run / "labels.csv").write_text("shoe.png,a\n")
     cli("fit", "--data.source=CSV", "--data.source.annotations_file=labels.csv", "--data.source.img_dir=.")
@@ -188,15 +188,15 @@ def test_a_name_of_code_is_made_of_identifiers(name, tmp_path, monkeypatch):
 def test_a_data_folder_elsewhere_is_not_filled(run, cli, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
-    for place in (str(victim), str(victim / "new"), "../victim", f"{run}/../victim"):
-        change(LAST, ("FashionMNISTDataModule", "data", "source", "settings"), {"root": place})
+    for root in (str(victim), str(victim / "new"), "../victim", f"{run}/../victim"):
+        change(LAST, ("FashionMNISTDataModule", "data", "source", "settings"), {"root": root})
         assert cli("test", "--ckpt_path", LAST)[0] == 0
         assert not list(victim.iterdir())
 
 
-def test_one_s_own_data_folder_is_found_again(workplace, cli, tmp_path, monkeypatch):
-    words = (*LITTLE, f"--data.source.root={tmp_path / 'mine'}")
-    assert cli("fit", *words)[0] == 0
+def test_your_own_data_folder_is_found_again(workplace, cli, tmp_path, monkeypatch):
+    args = (*LITTLE, f"--data.source.root={tmp_path / 'mine'}")
+    assert cli("fit", *args)[0] == 0
     monkeypatch.setenv("FMNIST_DATA", "/nowhere")
     assert cli("test", "--data.source.download=false")[0] == 0
 

@@ -137,7 +137,7 @@ def _read_trial(path: Path, plan: Plan) -> Trial:
     if not isinstance(name, str | None) or not isinstance(point, dict):
         raise _damaged_error(path / TRIAL)
     known = plan.contains(name, point)
-    check(known, f"{path} tries what the file of the sweep does not list: remove this folder, or list it again")
+    check(known, f"{path} has options that the file of the sweep does not list: remove this folder, or list it again")
     return Trial(path, name, point)
 
 
