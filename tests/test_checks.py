@@ -117,7 +117,7 @@ REFUSED = {
     PlainList: "answers differently when it is built again with its weights: hold layers in nn.ModuleList",
     PlainTensor: "answers differently when it is built again with its weights",
     InfiniteParameter: "the parameter 1.mask is not finite",
-    SparseBuffer: "no checkpoint of it could be read: its 1.links is no plain tensor",
+    SparseBuffer: "no checkpoint of it could be read: its 1.links is not a plain tensor",
 }
 
 

@@ -101,7 +101,7 @@ class Predictor:
         self.conversion = cast(Conversion, conversion["name"])
         self.transform = transform
         known = self.conversion in get_args(Conversion)
-        check(known, f"the checkpoint asks for the conversion {self.conversion!r}, which this version does not know")
+        check(known, f"the checkpoint needs the conversion {self.conversion!r}, which this version does not have")
 
     def classify(self, pictures: Any) -> Prediction | list[Prediction]:
         """Classifies one picture or several.

@@ -41,7 +41,7 @@ def read_archive(path: Path) -> Any:
             parts = {entry.filename.partition("/")[2]: entry for entry in entries}
             stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
             if not stored or sum(entry.file_size for entry in entries) > size or "data.pkl" not in parts:
-                raise ValueError("it is no archive of torch")
+                raise ValueError("it is not an archive of torch")
             if parts["data.pkl"].file_size > MAX_PICKLE:
                 raise ValueError("it has too many values")
             if "byteorder" in parts and archive.read(parts["byteorder"]) != sys.byteorder.encode():
@@ -59,7 +59,7 @@ def _check_end(file: BinaryIO) -> int:
     sizes = (count, count, length, size - END.size - length)
     large = (b"PK\6\6", 44, 0x31E, 45, 0, 0, *sizes, b"PK\6\7", 0, size - END.size, 1)
     if length > MAX_DIRECTORY or found != END.pack(*large, b"PK\5\6", 0, 0, *sizes, 0):
-        raise ValueError("it is no archive of torch")
+        raise ValueError("it is not an archive of torch")
     return size
 
 

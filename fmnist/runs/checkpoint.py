@@ -27,7 +27,7 @@ from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
 DATA = "FashionMNISTDataModule"  # the state of the data module, by the name of its class
-KNOWN = {"class_names", "lr_schedule", "mean", "std"}  # settings that the model of every checkpoint of ours has
+REQUIRED = {"class_names", "lr_schedule", "mean", "std"}  # settings in each checkpoint of this project
 
 
 def data_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
 
     Args:
         path: The checkpoint's file.
-        settings: Its hyper-parameters. The name of a network in there is only compared and shown, never imported.
+        settings: Its hyper-parameters. The name of a network in there is only shown, never imported.
         given: The class or function that the user trusts.
 
     Raises:
@@ -80,7 +80,7 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
 
 
 def read_values(path: Path) -> Checkpoint:
-    """Loads a checkpoint as ``read_checkpoint`` does, whatever its network is.
+    """Loads a checkpoint as ``read_checkpoint`` does, with any network.
 
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
@@ -89,7 +89,7 @@ def read_values(path: Path) -> Checkpoint:
     with _one_line(path):
         check_size(checkpoint["hyper_parameters"])
         settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
-        known = settings.keys() >= KNOWN and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
+        known = settings.keys() >= REQUIRED and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
             _check_settings(settings)
             _check_parts(checkpoint)
@@ -98,7 +98,7 @@ def read_values(path: Path) -> Checkpoint:
 
 
 def read_saved(path: Path) -> Checkpoint:
-    """Loads what Lightning or ``export`` has saved, without a look at its values; nothing in it is executed.
+    """Loads what Lightning or ``export`` has saved, without checking its values; nothing in it is executed.
 
     Raises:
         UserError: The file is damaged, or holds something other than plain values and tensors.
@@ -183,11 +183,11 @@ def _one_line(path: Path) -> Iterator[None]:
 def _check_settings(settings: dict[str, Any]) -> None:
     names, mean, std = (settings[name] for name in ("class_names", "mean", "std"))
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError("its classes are no names")
-    "".join(names).encode()  # half a letter can be read, and not be written
+        raise ValueError("its class names are not texts")
+    "".join(names).encode()  # a lone surrogate can be read, but not written
     numbers = all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in (mean, std))
     if not numbers or (std is not None and std <= 0):
-        raise ValueError("its mean and std of the pixels make no sense")
+        raise ValueError("its mean or std of the pixels is not valid")
     for name in ("network", "optimizer"):
         made = settings.get(name)
         if isinstance(made, dict) and not (
@@ -201,7 +201,7 @@ def _check_parts(checkpoint: Checkpoint) -> None:
         checkpoint.get(part, {}) for part in ("state_dict", "typicality", "conversion", DATA)
     ]
     if not all(isinstance(part, dict) for part in parts):
-        raise ValueError("one of its parts has no names")
+        raise ValueError("one of its parts is not a dict")
     check_size([conversion, data])
     if not isinstance(conversion.get("name"), str) or not isinstance(conversion.get("transform"), str | None):
         raise ValueError("it does not say how pictures are converted")
@@ -226,7 +226,7 @@ def check_tensors(tensors: Mapping[str, Any]) -> None:
     """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in DTYPES.values():
-            raise ValueError(f"its {name} is no plain tensor")
+            raise ValueError(f"its {name} is not a plain tensor")
         if not tensor.is_meta and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"its {name} is larger than it is stored")
 
@@ -268,7 +268,7 @@ def _check_state(weights: dict[str, Tensor], model: TrainedModel) -> None:
     if not all(tensor.isfinite().all() for name, tensor in weights.items() if name not in buffers):
         raise ValueError("it has weights that are not finite")
     if not weights["temperature"] > 0:
-        raise ValueError("its temperature makes no sense")
+        raise ValueError("its temperature is not positive")
 
 
 def _check_answer(model: TrainedModel) -> None:
@@ -277,7 +277,7 @@ def _check_answer(model: TrainedModel) -> None:
     with torch.inference_mode():
         output = model.predict(images)
     if not output.probabilities.isfinite().all():
-        raise ValueError("its answers are no numbers")
+        raise ValueError("its probabilities are not finite")
     shares = output.typicality
     if shares is not None and not (shares.shape == (2,) and ((shares >= 0) & (shares <= 1)).all()):
-        raise ValueError("its typicality makes no sense")
+        raise ValueError("its typicality is not from 0 to 1")

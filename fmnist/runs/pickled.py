@@ -99,7 +99,7 @@ class _Unpickler(pickle._Unpickler):
         """Returns what stands for a name; nothing is imported."""
         path = f"{module}.{name}"
         if path not in GLOBALS:
-            raise ValueError(f"it names {path!r:.60}, which is no plain value")
+            raise ValueError(f"it names {path!r:.60}, which is not a plain value")
         return GLOBALS[path]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -165,7 +165,7 @@ def _make_tensor(
     dtype = dtype or storage.dtype
     numbers = (offset, *size[:MAX_AXES], *stride[:MAX_AXES])
     if not (len(size) == len(stride) <= MAX_AXES and all(type(one) is int and 0 <= one < 2**31 for one in numbers)):
-        raise ValueError("it has tensors of no shape")
+        raise ValueError("it has tensors without a valid shape")
     held, count = len(storage.content) // dtype.itemsize, math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if count > held or (count and last >= held):

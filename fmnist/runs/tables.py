@@ -110,7 +110,7 @@ def read_test(checkpoint: Path) -> Metrics:
     digests, shares = found.get("digests"), [found.get(name) for name in ("acc", "ece")]
     counted = isinstance(digests, dict) and isinstance(found.get("num_samples"), int)
     if not counted or not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares):
-        raise DamagedError("metrics.json lacks figures")
+        raise DamagedError("metrics.json is incomplete")
     whole = not found.get("partial") and found["digests"].get("checkpoint") == digest_file(checkpoint)
     return found if whole else {}
 
