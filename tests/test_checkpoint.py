@@ -104,7 +104,7 @@ def appended():
         archive.writestr("archive/data.pkl2", b"x")
 
 
-REFUSED = r"{} (is not a checkpoint of fmnist \(|is the checkpoint of another project|was trained with os\.abort: )"
+REFUSED = r"{} (is not a checkpoint of fmnist \(|is the checkpoint of another project|was trained with os\.abort[;:])"
 LOCATOR = SAVED[-42:-22]
 HARMS = {
     # no checkpoint, or one with code
