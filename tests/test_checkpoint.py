@@ -212,7 +212,7 @@ def test_a_checkpoint_that_means_harm_costs_a_line(cli, workplace, harm):
     refuse(cli, "bad.ckpt", PREDICT)
 
 
-@pytest.mark.parametrize("harm", ["code", "settings that multiply", "a network of 80 GB", "no classes"])
+@pytest.mark.parametrize("harm", ["code", "settings that multiply", "images trained on", "no classes"])
 def test_no_command_suffers(cli, workplace, harm):
     HARMS[harm]()
     refuse(cli, "bad.ckpt", *COMMANDS)
