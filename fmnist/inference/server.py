@@ -142,7 +142,7 @@ class _Service:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         same = site in ("same-origin", "none") if site else not origin or urlsplit(origin).netloc == headers.get("host")
         if not same and not {"*", origin} & self.origins:
-            return HTTPException(403, f"pages of {origin} are not allowed: start the server with --allowed_origin {origin}")
+            return HTTPException(403, f"pages of {origin} are refused: start the server with --allowed_origin {origin}")
         given = credentials.credentials if credentials else ""
         if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
             return HTTPException(401, "give the token, as Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
