@@ -1,4 +1,4 @@
-"""Where files are, and files that are either complete or not there."""
+"""Paths, and files that are written whole and read within limits."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def expand(path: str | Path) -> Path:
 
 
 def find_config(name: str, folder: str = "configs") -> Traversable:
-    """Finds a configuration: a file, or one of the package's own, which are named without a path.
+    """Finds a configuration: a file, or one of the package, which are named without a path.
 
     Args:
         name: What the user has written; a file of this name comes before one of the package.
@@ -125,7 +125,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def open_regular(path: Path, most: int | None = None) -> BufferedReader:
-    """Opens a regular file that anybody may have made.
+    """Opens an untrusted file for reading.
 
     Args:
         path: The file.
@@ -153,27 +153,13 @@ def digest_file(path: Path) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Reads a regular file that anybody may have made.
-
-    Args:
-        path: The file.
-        most: Bytes that it may have.
-
-    Raises:
-        OSError: There is no such file, or it cannot be read.
-        DamagedError: It is not a regular file, or is larger.
-    """
+    """Reads an untrusted file of at most ``most`` bytes; for errors see ``open_regular``."""
     with open_regular(path, most) as file:
         return file.read(most)
 
 
 def read_text(path: Path) -> str:
-    """Reads a small text file, in UTF-8 with or without its mark, that anybody may have made.
-
-    Raises:
-        OSError: There is no such file, or it cannot be read.
-        DamagedError: It is not a regular file, is not text, or is larger than 1 MB.
-    """
+    """Reads an untrusted text file of at most 1 MB, UTF-8 with or without its mark; for errors see ``open_regular``."""
     try:
         return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -80,11 +80,7 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
 
 
 def read_values(path: Path) -> Checkpoint:
-    """Loads a checkpoint as ``read_checkpoint`` does, with any network.
-
-    Raises:
-        UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
-    """
+    """Loads a checkpoint as ``read_checkpoint`` does, with any network."""
     checkpoint = read_saved(path)
     with _one_line(path):
         check_size(checkpoint["hyper_parameters"])
@@ -98,11 +94,7 @@ def read_values(path: Path) -> Checkpoint:
 
 
 def read_saved(path: Path) -> Checkpoint:
-    """Loads what Lightning or ``export`` has saved, without checking its values; nothing in it is executed.
-
-    Raises:
-        UserError: The file is damaged, or holds something other than plain values and tensors.
-    """
+    """Loads what Lightning or ``export`` has saved as plain values and tensors, which are not checked yet."""
     with _one_line(path):
         return dict(read_tensor_file(path) if path.suffix == SUFFIX else read_archive(path))
 

@@ -27,16 +27,11 @@ def percent(share: float) -> str:
 
 def write_history(rows: list[dict[str, float]], run: Path) -> None:
     """Writes ``metrics.csv``: a row per epoch, a cell empty where an epoch lacks the metric."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, order_columns(rows), lineterminator="\n")
+    text, others = io.StringIO(), sorted({key for row in rows for key in row} - {*COLUMNS})
+    writer = csv.DictWriter(text, [*COLUMNS, *others], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_whole(run / "metrics.csv", text.getvalue())
-
-
-def order_columns(rows: list[dict[str, float]]) -> list[str]:
-    """Returns the columns of a history: the usual ones, then the others by name."""
-    return [*COLUMNS, *sorted({key for row in rows for key in row} - {*COLUMNS})]
 
 
 def read_history(run: Path) -> list[dict[str, float]]:
