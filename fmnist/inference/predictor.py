@@ -72,7 +72,7 @@ def load(
         OSError: The file cannot be read.
     """
     specs = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
-    check(len(specs) > 0, "load() needs a checkpoint or a run: the list is empty")
+    check(len(specs) > 0, "load() was given an empty list: name a checkpoint or a run")
     paths = find_checkpoints([str(one) for one in specs], Path())
     members = [(path, read_checkpoint(path, network)) for path in paths]
     if len(members) > 1:
