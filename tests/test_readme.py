@@ -21,7 +21,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 BLOCKS = re.findall(r"```bash\n(.*?)```", "\n".join([README, *DOCS.values()]), re.DOTALL)
 LINES = "\n".join(BLOCKS).splitlines()
-COMMANDS = [*dict.fromkeys(line.split("  #")[0].strip() for line in LINES if line.startswith("python -m fmnist"))]
+COMMAND = r"(?:python -m )?fmnist (.*)"
+TYPED = [words for line in LINES for words in re.findall(f"^{COMMAND}", line)]
+COMMANDS = [*dict.fromkeys(words.split("  #")[0].strip() for words in TYPED)]
 FIT = "fit --config configs/mlp.yaml"  # the README's first command
 LITTLE = ["--data.val_size", "100", "--trainer.max_epochs", "1"]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -70,11 +72,11 @@ def masked(line):
 
 def outputs():
     """Yields each command of the README that is followed by what it prints, and these lines."""
-    install, printed = re.search(r"bin/python -m fmnist ([^\n]*).*?```text\n(.*?)```", README, re.DOTALL).groups()
+    install, printed = re.search(r"python -m fmnist ([^\n]*).*?```text\n(.*?)```", README, re.DOTALL).groups()
     assert install == FIT
     yield install, printed.splitlines()
     for block in BLOCKS:
-        for command, lines in re.findall(r"^python -m fmnist (.*)\n((?:# .*\n)+)", block, re.MULTILINE):
+        for command, lines in re.findall(rf"^{COMMAND}\n((?:# .*\n)+)", block, re.MULTILINE):
             yield command.split("  #")[0].strip(), [line[2:] for line in lines.splitlines()]
 
 
@@ -82,10 +84,10 @@ def test_commands_of_readme_and_docs_work_and_print_what_is_shown(clone, cli):
     """Apart from numbers: those of the real trainings cannot be had in a test."""
     shown = defaultdict(list)
     for command, lines in outputs():
-        shown[f"python -m fmnist {command}"] += lines
+        shown[command] += lines
     compared = 0
-    for command in dict.fromkeys([f"python -m fmnist {FIT}", *COMMANDS]):
-        words = shlex.split(command)[3:]
+    for command in COMMANDS:
+        words = shlex.split(command)
         if words[0] == "sweep":
             assert read_plan(Path(words[1])).search  # test_sweep.py trains
         words = shorten(words)
@@ -96,6 +98,7 @@ def test_commands_of_readme_and_docs_work_and_print_what_is_shown(clone, cli):
             for line in shown[command]:
                 assert line == "..." or masked(line) in printed, (command, line)
                 compared += 1
+    assert COMMANDS[0] == FIT, "the others use what it has trained"
     assert len(COMMANDS) > 30
     assert compared > 20
 
@@ -125,8 +128,8 @@ def test_weights_are_loaded_in_plain_pytorch(real_root, tmp_path, monkeypatch):
     names = {}
     exec(code, names)
     expected = load("version_0").classify(VerifiedFashionMNIST(real_root, train=False).data[0])
-    assert names["data"].classes[names["shares"].argmax()] == expected.name == "Ankle boot"
-    assert names["shares"].max().item() == pytest.approx(expected.probability, abs=1e-5)
+    assert names["data"].classes[names["probabilities"].argmax()] == expected.name == "Ankle boot"
+    assert names["probabilities"].max().item() == pytest.approx(expected.probability, abs=1e-5)
 
 
 def test_scripts_of_the_readme_exist():
@@ -135,10 +138,21 @@ def test_scripts_of_the_readme_exist():
 
 
 def test_ci_types_the_command_of_the_readme():
-    commands = re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE)
-    assert len(commands) == 1
-    assert "-r requirements.txt" in commands[0]
+    """One line that installs and trains, and one that installs and tests; the short commands above train the same."""
+    commands = re.findall(r"^python3 -m venv .* && .*$", README, re.MULTILINE)
+    train, test = (command for command in commands if command.startswith("python3 -m venv .venv && .venv/bin/pip"))
+    assert train.endswith(f"-m fmnist {FIT}")
+    assert FIT in BLOCKS[0]
+    assert "-r requirements.txt" in test
+    assert re.findall(r"^python3 -m venv .*pytest$", README, re.MULTILINE) == [test]
     assert "'^python3 -m venv .*pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_three_files_are_as_short_as_the_readme_says():
+    files, limit = re.search(r"Three files, fewer than (\d+) lines: (.*)", README).group(2, 1)
+    paths = re.findall(r"\((fmnist/[^)]*)\)", files)
+    assert len(paths) == 3
+    assert 0.9 * int(limit) < sum(len((ROOT / path).read_text().splitlines()) for path in paths) < int(limit)
 
 
 def test_tree_of_the_readme_lists_every_module():
