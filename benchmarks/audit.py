@@ -40,7 +40,7 @@ def main() -> None:
     args, options = parser.parse_known_args()
     sys.path.append(str(ROOT))  # for examples.npz
     images, labels = (part.numpy() for part in FashionMNIST(args.root).load(train=True))
-    lines = ["| images | labels changed | of the first 2% | accuracy by the labels as they are then |"]
+    lines = ["| images | labels changed | altered labels among the top 2% | accuracy (against the altered labels) |"]
     lines.append("| ---: | ---: | ---: | ---: |")
     for count in args.images:
         wrong, changed = plant(labels[:count], args.seed)

@@ -336,7 +336,7 @@ def main() -> int:
     broken = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), args.root, args.kills, args.fits)
-        print("| what we promise | tried | kept |\n| --- | --- | --- |", flush=True)
+        print("| guarantee | test | holds |\n| --- | --- | --- |", flush=True)
         for text, trial in PROMISES.items():
             if args.only in text:
                 try:

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="test images (default 200)")
     args = parser.parse_args()
     images = FashionMNIST(args.root).load(train=False)[0][: args.images]
-    print("| map | probability before | without its tenth | without another | correlation after shuffling |")
+    print("| map | original | top 10% blacked out | other 10% blacked out | correlation after shuffling the weights |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name, method in (("occlusion", occlude), ("gradient times input", gradient_times_input)):
         rows = [row for run in args.runs for row in check(load(run).model, images, method)]
