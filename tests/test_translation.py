@@ -82,9 +82,10 @@ def test_each_readme_leads_to_the_other():
     assert chinese.startswith("# fmnist\n\n[English](README.md) · [导览](docs/tour.zh-CN.ipynb)")
 
 
-def test_chinese_paragraphs_have_no_line_breaks_and_mark_english_pages():
+@pytest.mark.parametrize("name", [pair.split()[1] for pair in PAIRS])
+def test_chinese_paragraphs_have_no_line_breaks_and_mark_english_pages(name):
     """A browser shows a line break between two Chinese characters as a blank."""
-    prose = split(read("README.zh-CN.md"))[1]
+    prose = split(read(name))[1]
     assert not re.findall(r"[一-鿿\u3000-\u303f\uff00-\uffef]\n[一-鿿]", prose)
     for line in prose.splitlines():
         if re.search(r"\]\((?!#)[^)]*\.md|\]\(benchmarks", line.replace("(README.md)", "")):
