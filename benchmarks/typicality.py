@@ -54,7 +54,7 @@ def main() -> None:
             scores, confidence = measure(predictor, images)
             unlike = share_unlike(scores)
             found[name].append((auroc(typical, scores), auroc(sure, confidence), unlike))
-    print("| images | AUROC of typicality | AUROC of the probability | flagged as unlike |\n| --- | ---: | ---: | ---: |")
+    print("| images | AUROC of typicality | AUROC of the probability | flagged |\n| --- | ---: | ---: | ---: |")
     for name, rows in found.items():
         typicality, probability, unlike = (spread(column) for column in zip(*rows, strict=True))
         print(f"| {name} | {typicality} | {probability} | {100 * mean(row[2] for row in rows):.0f}% |")
