@@ -59,6 +59,26 @@ class Place:
         command = [sys.executable, "-m", "fmnist", "fit", *words]
         return subprocess.Popen(command, cwd=cwd, env=env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
+    def pause(self, folder: Path, **options: object) -> subprocess.Popen[str]:
+        """Starts the training that all trials share, and pauses it (SIGSTOP) after its first or second epoch.
+
+        It is started again where it was further than this process could see, or was writing a file.
+        """
+        for _ in range(20):
+            process = self.start(folder, **options)
+            run = folder / RUN
+            wait_for(lambda run=run: (run / "checkpoints/last.ckpt").exists(), process)
+            process.send_signal(signal.SIGSTOP)
+            while (state := _state(process.pid)) not in "TZ":
+                time.sleep(0.005)
+            epochs = len((run / "metrics.csv").read_text().splitlines()) - 1
+            if state == "T" and epochs < 3 and not list(run.rglob(".*.part")):
+                return process
+            process.kill()
+            process.communicate()
+            shutil.rmtree(folder / RUN.parent)
+        raise AssertionError("the training is too short to be paused")
+
     def fit(self, cwd: Path, *words: str, **options: object) -> str:
         """Runs ``fit`` to its end and returns what it printed."""
         process = self.start(cwd, *words, **options)
@@ -123,14 +143,13 @@ def killed(place: Place) -> str:
 
 @promise("SIGTERM, a closed terminal and Ctrl-C stop within a step with exit codes 143, 143 and 130; the run continues")
 def stopped(place: Place) -> str:
-    """Sends each signal in the middle of an epoch."""
+    """Sends each signal after the first or the second epoch."""
 
     def trial(number: signal.Signals) -> float:
         folder = place.new()
-        process = place.start(folder)
-        wait_for(lambda: (folder / RUN / "checkpoints/last.ckpt").exists(), process)
-        time.sleep(0.2)
+        process = place.pause(folder)
         process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
         start = time.monotonic()
         out, err = process.communicate(timeout=60)
         took = time.monotonic() - start
@@ -165,9 +184,8 @@ def starved(place: Place) -> str:
 
     def trial(kind: str) -> None:
         folder = small if kind == "full" and not mounted else place.new()
-        process = place.start(folder, preexec_fn=_obey_permissions)
+        process = place.pause(folder, preexec_fn=_obey_permissions)
         checkpoints = folder / RUN / "checkpoints"
-        wait_for(lambda: (checkpoints / "last.ckpt").exists(), process)
         before = digest(checkpoints / "last.ckpt")
         if kind == "full" and not mounted:
             fill(folder / RUN)
@@ -178,6 +196,7 @@ def starved(place: Place) -> str:
         else:
             shutil.move(folder / "lightning_logs", folder / "elsewhere")
             checkpoints = folder / "elsewhere" / RUN.name / "checkpoints"
+        process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
         checkpoints.chmod(0o755)
         expect(process.returncode == 2, f"{kind}: ended with {process.returncode}: {err}")
@@ -302,6 +321,14 @@ def wait_for(event: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         expect(process.poll() is None, "the training has ended too early")
         expect(time.monotonic() < deadline, "nothing happens")
         time.sleep(0.005)
+
+
+def _state(pid: int) -> str:
+    """Returns the state of a process, a letter as in ``ps``: T for one that is paused; Z for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (OSError, IndexError):
+        return "Z"
 
 
 def _obey_permissions() -> None:

@@ -9,6 +9,7 @@ the undisturbed ones bit for bit (of a checkpoint every value counts, not how it
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -76,8 +77,9 @@ def disturb(folder: Path, options: list[str], kills: int, seconds: float, seed: 
             sweeps[index] = start(folder, options)
             killed[what] += 1
         if what != "sweep" and fits:
-            os.kill(draw.choice(fits), signal.SIGKILL)
-            killed["fit"] += what == "fit"
+            with contextlib.suppress(ProcessLookupError):  # it may have ended meanwhile
+                os.kill(draw.choice(fits), signal.SIGKILL)
+                killed["fit"] += what == "fit"
     codes = [sweep.wait() for sweep in sweeps]
     assert codes == [0, 0, 0], f"sweeps ended with {codes}: {(folder / 'output.txt').read_text()}"
     return killed

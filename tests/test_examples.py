@@ -62,8 +62,8 @@ def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents)
     named = ["--data.source", "examples.npz.Arrays", *NAMED[:2]]
     save_arrays(small_contents)
     words = ["--data.source.train", "all.npz", *NAMED[2:], "--data.val_size", 100, "--trainer.logger", "false"]
-    words = [*named, *words, "--trainer.max_epochs", 8, "--data.shift", 1]
-    command = [str(script), "fit", *map(str, words)]
+    words = [*named, *words, "--data.shift", 1, "--trainer.max_epochs"]
+    command = [str(script), "fit", *map(str, words), "1000"]  # which it does not reach, however late it is killed
     options = {"cwd": examples, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, **options) as process:
         seen = []
@@ -73,8 +73,9 @@ def test_it_is_continued_bit_for_bit_after_a_kill(examples, cli, small_contents)
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.wait() == -signal.SIGKILL, "".join(seen)
-    run(cli, "fit", *words)
-    run(cli, "fit", "--ckpt_path", "version_0")
+    more = torch.load("lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)["epoch"] + 5
+    run(cli, "fit", *words, more)
+    run(cli, "fit", "--ckpt_path", "version_0", "--trainer.max_epochs", more)
     killed, whole = (torch.load(f"lightning_logs/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (0, 1))
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(killed["state_dict"][name], tensor), name

@@ -387,10 +387,11 @@ def test_a_sweep_that_is_stopped_stops_its_run(write, tmp_path, few, name):
         children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
         trial = tmp_path / "lightning_logs/tiny/trial_000"
         while not (trial / "lightning_logs").exists():
+            assert sweep.poll() is None
             time.sleep(0.05)
         (run,) = children.read_text().split()
         sweep.send_signal(getattr(signal, name))
-        sweep.communicate(timeout=60)
+        sweep.communicate(timeout=200)
     assert sweep.returncode == 143
     assert not Path(f"/proc/{run}").exists()
     assert not (trial / "result.json").exists()
