@@ -33,11 +33,13 @@ import resource, sys, time
 from fmnist.inference import stream as pictures
 from fmnist.inference import predictor
 from fmnist.inference import predictions
-start, words = time.perf_counter(), sys.argv[1:]
-model = predictor.load(words[0])
-paths = pictures.find_pictures([words[1]])
-predictions.write_rows(pictures.classify_files(model, paths), predictions.Path(words[2]))
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+model = predictor.load(sys.argv[1])
+for folder in sys.argv[2:]:
+    start = time.perf_counter()
+    paths = pictures.find_pictures([folder])
+    predictions.write_rows(pictures.classify_files(model, paths), predictions.Path(f"{folder}.csv"))
+    print(time.perf_counter() - start)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -65,11 +67,13 @@ def compare_pictures(folder: Path, checkpoint: Path, test: VerifiedFashionMNIST,
     def accuracy(found: list[str]) -> float:
         return statistics.mean(name == label for name, label in zip(found, labels, strict=True))
 
-    for name, convert in (("png", plain), ("photos", photo)):
+    kinds = {"png": plain, "photos": photo}
+    for name, convert in kinds.items():
         (folder / name).mkdir()
         for index, image in enumerate(images):
             convert(image, folder / name / f"{index:05}")
-        seconds, _ = classify(checkpoint, folder / name, folder / f"{name}.csv")
+    times, _ = classify(checkpoint, *(folder / name for name in kinds))
+    for name, seconds in zip(kinds, times, strict=True):
         with (folder / f"{name}.csv").open() as file:
             found = [row["predicted"] for row in csv.DictReader(file)]
         same = sum(one == other for one, other in zip(found, direct, strict=True))
@@ -78,11 +82,11 @@ def compare_pictures(folder: Path, checkpoint: Path, test: VerifiedFashionMNIST,
             f"(the images themselves {accuracy(direct):.2%}), {len(found) / seconds:,.0f} files/s after start"
         )
     memory = {}
-    for count in (1000, many):
+    for count in {1000, many}:
         (folder / str(count)).mkdir()
         for index in range(count):
             os.link(folder / "png" / f"{index % len(images):05}.png", folder / str(count) / f"{index:07}.png")
-        _, memory[count] = classify(checkpoint, folder / str(count), folder / "many.csv")
+        _, memory[count] = classify(checkpoint, folder / str(count))
     print(f"peak memory: {memory[1000]:.0f} MB for 1,000 files, {memory[many]:.0f} MB for {many:,}")
 
 
@@ -96,12 +100,16 @@ def photo(image: np.ndarray, path: Path) -> None:
     ImageOps.invert(Image.fromarray(image)).resize((280, 280)).save(path.with_suffix(".jpg"), quality=90)
 
 
-def classify(checkpoint: Path, pictures: Path, output: Path) -> tuple[float, float]:
-    """Classifies a folder in a process of its own; returns seconds without imports, and peak memory in MB."""
-    command = [sys.executable, "-c", TIMED, str(checkpoint), str(pictures), str(output)]
+def classify(checkpoint: Path, *folders: Path) -> tuple[list[float], float]:
+    """Classifies folders in a process of its own.
+
+    Returns:
+        The seconds for each folder, without imports, and the peak memory in MB.
+    """
+    command = [sys.executable, "-c", TIMED, str(checkpoint), *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, kilobytes = done.stdout.split()
-    return float(seconds), int(kilobytes) / 1024
+    *seconds, kilobytes = done.stdout.split()
+    return [float(number) for number in seconds], int(kilobytes) / 1024
 
 
 def compare_export(checkpoint: Path, test: VerifiedFashionMNIST) -> None:

@@ -17,7 +17,9 @@ scikit-learn     MLPClassifier, its fit on an array in memory
 
 In these all compute in float32. A second block has what each offers to be faster: `fit` with bf16-mixed,
 Keras with both of its ways (a processor without bfloat16 does not take part: there `fit` stays in float32, and
-prints so). A last line has what ends an epoch of `configs/mlp.yaml`: validation, calibration, checkpoints, history.
+prints so). The last lines have an epoch of the main job, `fit --config configs/mlp.yaml`, beside a bare loop of its
+recipe and arithmetic that shifts, mixes, validates, fits the temperature and writes one checkpoint, in turns:
+`--batch_sizes --options_at` prints only them.
 """
 
 import argparse
@@ -30,9 +32,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -50,7 +53,11 @@ from torchvision.transforms import ToTensor
 
 from fmnist import MLP, FashionMNISTDataModule, ImageClassifier
 from fmnist.__main__ import main as fmnist
+from fmnist.data.augment import random_shift
 from fmnist.data.sources.fashion_mnist import FashionMNIST
+from fmnist.model.calibration import fit_temperature
+from fmnist.training.loss import mixup
+from fmnist.training.optimization import learning_rate_factor, make_optimizer
 
 SGD = partial(torch.optim.SGD, lr=1e-3)
 OPTIONS = {
@@ -85,9 +92,7 @@ def main() -> None:
         results += measure(batch, contestants(batch, args.root), args)
     for batch in args.options_at:
         results += measure(batch, options(batch, args.root), args)
-    share = statistics.median(epoch_ends(args.root, args.repeats + 1, args.batches))
-    print(f"\nvalidation, calibration, checkpoints and history: {share:.1%} of an epoch of configs/mlp.yaml")
-    results.append({"row": "epoch's end", "share": share})
+    results.append(print_main_job(main_job(args.root, args.repeats + 2, args.batches)))
     if args.json:
         args.json.write_text(json.dumps(results, indent=2))
 
@@ -114,6 +119,19 @@ def measure(batch: int, rows: dict[str, Epoch], args: argparse.Namespace) -> lis
         print(f"{name:22}{result['seconds']:9.3f}{step:12.3f}{floor:>10}{median['ours']:10.2f} {extent}", flush=True)
         results.append(result)
     return results
+
+
+def print_main_job(epochs: list[dict[str, float]]) -> dict[str, Any]:
+    """Prints the seconds of an epoch of the main job, by ``fit`` and in a bare loop."""
+    medians = {name: statistics.median(epoch[name] for epoch in epochs) for name in ("fit", "bare")}
+    ratios = [epoch["fit"] / epoch["bare"] for epoch in epochs]
+    ratio, share = statistics.median(ratios), statistics.median(epoch["end"] / epoch["fit"] for epoch in epochs)
+    print(
+        f"\nconfigs/mlp.yaml: {medians['fit']:.3f} s an epoch, in a bare loop of the same recipe {medians['bare']:.3f}"
+    )
+    print(f"fit / bare loop: {ratio:.2f} (turns from {min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"validation, calibration, checkpoints and history: {share:.1%} of an epoch of fit")
+    return {"row": "main job", **medians, "ratio": ratio, "ratios": ratios, "share": share}
 
 
 def contestants(batch: int, root: str) -> dict[str, Epoch]:
@@ -171,33 +189,89 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-def epoch_ends(root: str, epochs: int, batches: int | None) -> list[float]:
-    """Trains with ``configs/mlp.yaml`` and returns, of all epochs but the last, the share after the last step."""
-    started: list[float] = []
-    stepped: list[float] = []
+def main_job(root: str, epochs: int, batches: int | None) -> list[dict[str, float]]:
+    """Trains with ``configs/mlp.yaml``, by ``fit`` and in a bare loop, an epoch of each in turn.
+
+    Returns:
+        For each epoch but the first and the last the seconds of ``fit``, of its part after the last step, and those of
+        the bare loop.
+    """
     begin, step = ImageClassifier.on_train_epoch_start, ImageClassifier.on_train_batch_end
+    times: list[dict[str, float]] = []
+    bare: list[BareLoop] = []
 
-    def note_begin(model: ImageClassifier) -> None:
-        started.append(time.perf_counter())
-        stepped.append(0.0)
+    def start_epoch(model: ImageClassifier) -> None:
+        if times:
+            times[-1]["end"] = time.perf_counter()
+        else:
+            bare.append(BareLoop(model, epochs, batches))
+        alone = bare[0].epoch(len(times), Path(folder) / "bare.ckpt")
         begin(model)
+        times.append({"bare": alone, "start": time.perf_counter()})
 
-    def note_step(model: ImageClassifier, *args: Any) -> None:
+    def end_step(model: ImageClassifier, *args: Any) -> None:
         step(model, *args)
-        stepped[-1] = time.perf_counter()
+        times[-1]["stepped"] = time.perf_counter()
 
     config = Path(__file__).parent.parent / "configs" / "mlp.yaml"
-    words = ["--config", config, "--data.source.root", Path(root).resolve(), "--trainer.max_epochs", epochs]
-    words += ["--trainer.limit_train_batches", batches] if batches else []
-    words += ["--data.val_size", 1 / 12]  # 5,000 of 60,000, in a part of the images as well
+    argv = ["--config", config, "--data.source.root", Path(root).resolve(), "--trainer.max_epochs", epochs]
+    argv += ["--trainer.limit_train_batches", batches] if batches else []
+    argv += ["--data.val_size", 1 / 12]  # 5,000 of 60,000, in a part of the images as well
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.redirect_stdout(io.StringIO()),
-        patch.object(ImageClassifier, "on_train_epoch_start", note_begin),
-        patch.object(ImageClassifier, "on_train_batch_end", note_step),
+        patch.object(ImageClassifier, "on_train_epoch_start", start_epoch),
+        patch.object(ImageClassifier, "on_train_batch_end", end_step),
     ):
-        assert fmnist(["fit", *map(str, words), "--trainer.default_root_dir", folder]) == 0
-    return [(after - end) / (after - before) for (before, after), end in zip(pairwise(started), stepped, strict=False)]
+        assert fmnist(["fit", *map(str, argv), "--trainer.default_root_dir", folder]) == 0
+    return [{"fit": t["end"] - t["start"], "end": t["end"] - t["stepped"], "bare": t["bare"]} for t in times[1:-1]]
+
+
+class BareLoop:
+    """The recipe of ``configs/mlp.yaml`` without Lightning: what an epoch of it costs at least.
+
+    Args:
+        model: A classifier that is about to be trained; its network and its data module's images are used.
+        epochs: Length of the cosine.
+        batches: Batches in an epoch; None for all.
+    """
+
+    def __init__(self, model: ImageClassifier, epochs: int, batches: int | None) -> None:
+        data = model.trainer.datamodule  # type: ignore[attr-defined]
+        self.train, self.val, self.size = data.train_set, data.val_set, data.batch_size
+        self.network, self.settings, self.shift = deepcopy(model.network), model.hparams, data.shift
+        self.bf16 = model.trainer.precision == "bf16-mixed"
+        self.batches = batches or -(-len(self.train) // self.size)
+        self.steps = epochs * self.batches
+        self.optimizer = make_optimizer(self.settings["optimizer"], self.network.parameters())
+
+    def epoch(self, number: int, path: Path) -> float:
+        """Trains, validates, fits the temperature and saves. Returns the seconds."""
+        start = time.perf_counter()
+        self.network.train()
+        losses, right = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for step, rows in enumerate(_order(len(self.train), self.size)[: self.batches]):
+            done = number * self.batches + step
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = 0.4 * learning_rate_factor(done, self.steps, 0.05, "cosine")
+            images, labels = random_shift(self.train.images[rows], self.shift), self.train.labels[rows]
+            images, targets = mixup(images, F.one_hot(labels, 10).float(), self.settings["mixup"])
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                logits = self.network(images)
+                loss = F.cross_entropy(logits, targets)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses += loss.detach() * len(labels)
+            right += (logits.argmax(1) == labels).sum()
+        self.network.eval()
+        with torch.inference_mode():
+            logits = torch.cat([self.network(images) for images in self.val.images.split(1000)])
+        temperature = fit_temperature(logits, self.val.labels)
+        accuracy = (logits.argmax(1) == self.val.labels).double().mean().item()
+        found = {"epoch": number, "temperature": temperature, "accuracy": accuracy, "loss": losses, "right": right}
+        torch.save({**found, "network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}, path)
+        return time.perf_counter() - start
 
 
 def timed_fit(make: Callable[[], LightningModule], data: Any, batches: int, barebones: bool = False) -> float:

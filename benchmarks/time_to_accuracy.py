@@ -5,13 +5,12 @@
 
 Every run is a process of its own that imports its libraries, trains 784-512-512-10 on 55,000 images
 and saves the network; the wall time until then is counted, the test that follows is not. The rows
-take turns, seed by seed. "ours" is `configs/mlp.yaml` with fewer epochs. "usual" is what the peer's
-tutorials write: Adam with its default learning rate, the peer's default batch size, or 64. "plain
-settings" are SGD with Nesterov momentum 0.9, learning rate 0.1, batch 128, weight decay 3e-4, label
+take turns, seed by seed. "ours" is `configs/mlp-fast.yaml`, and "ours, mlp.yaml" the main job with fewer epochs.
+"usual" is what the peer's tutorials write: Adam with its default learning rate, the peer's default batch size,
+or 64. "plain settings" are SGD with Nesterov momentum 0.9, learning rate 0.1, batch 128, weight decay 3e-4, label
 smoothing 0.1 and a cosine with a warm-up of 5%, as far as the peer has them: scikit-learn has neither
 the smoothing nor the schedule. Peers that are not installed (`pip install --group bench`) are left out.
-
-A second table shows the start: processes up to their first training step, beside bare imports.
+What of these seconds is the start, `benchmarks/start.py` prints.
 """
 
 import argparse
@@ -25,25 +24,28 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-CONFIG = Path(__file__).parent.parent / "configs" / "mlp.yaml"
+import yaml
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 LIMIT = 15  # epochs
 PLAIN = ("--data.batch_size", "128", "--model.lr_schedule", "cosine", "--model.warmup_ratio", "0.05")
 PLAIN += ("--model.label_smoothing", "0.1", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1")
 PLAIN += ("--model.optimizer.momentum", "0.9", "--model.optimizer.nesterov", "true")
 PLAIN += ("--model.optimizer.weight_decay", "3e-4", "--model.optimizer.fused", "false", "--model.normalization", "none")
 PLAIN += ("--model.mixup", "0", "--data.shift", "0")  # nothing that the peers cannot have
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-RECIPES = {"ours": ("--config", str(CONFIG)), "plain": PLAIN}
+RECIPES = {"plain": PLAIN, **{name: ("--config", str(CONFIGS / f"{name}.yaml")) for name in ("mlp-fast", "mlp")}}
 
 # Peer, recipe, and its epochs: ours the fewest with a validation accuracy of 91%, as the test images are
 # harder; those of a tutorial the best of 15. benchmarks/NOTES.md has what --choose printed.
 ROWS = {
-    "ours": ("fmnist", "ours", 20),
+    "ours": ("fmnist", "mlp-fast", yaml.safe_load((CONFIGS / "mlp-fast.yaml").read_text())["trainer"]["max_epochs"]),
+    "ours, mlp.yaml": ("fmnist", "mlp", 20),
     "ours, plain settings": ("fmnist", "plain", 8),
     "PyTorch tutorial, usual": ("torch", "usual", 11),
     "PyTorch tutorial, plain settings": ("torch", "plain", 8),
@@ -67,14 +69,11 @@ class Data(NamedTuple):
 def main() -> None:
     """Measures and prints, or is one of the runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seeds", type=int, default=5, metavar="N", help="use the seeds 0 to N - 1 (default 5); 0 for no first table"
-    )
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="use the seeds 0 to N - 1 (default 5)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=[*ROWS], metavar="NAME", help="only these rows")
     parser.add_argument("--epochs", type=int, help="as many for every row")
     parser.add_argument("--images", type=int, default=55_000, help="to train on (default all 55,000)")
     parser.add_argument("--choose", action="store_true", help="print validation accuracies, epoch by epoch")
-    parser.add_argument("--starts", type=int, default=5, help="runs of each start (default 5); 0 for no second table")
     parser.add_argument("--root", default="data", help="folder of the data set (default data)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--run", nargs=4, metavar=("PEER", "RECIPE", "EPOCHS", "SEED"), help=argparse.SUPPRESS)
@@ -85,10 +84,9 @@ def main() -> None:
     if args.choose:
         return choose(args)
     rows = {name: ROWS[name] for name in args.rows if find_spec(ROWS[name][0])}
-    found = measure(rows, args) if args.seeds else {}
-    start = measure_start(args) if args.starts else {}
+    found = measure(rows, args)
     if args.json:
-        args.json.write_text(json.dumps({"runs": found, "start": start}, indent=2))
+        args.json.write_text(json.dumps(found, indent=2))
     return None
 
 
@@ -146,15 +144,15 @@ def timed(*words: Any) -> tuple[float, str]:
 
 
 def choose(args: argparse.Namespace) -> None:
-    """Prints validation accuracies: of each number of epochs for our cosine, after each epoch for the usual recipes."""
-    for epochs in (5, 6, 8, 10, 12, 15, 18, 20, 22, 25):
+    """Prints validation accuracies: of each number of epochs of our cosines, and after each epoch of the usual ones."""
+    for recipe, epochs in product(("mlp-fast", "mlp"), (5, 6, 8, 10, 12, 14, 15, 18, 20, 22, 25)):
         with tempfile.TemporaryDirectory() as folder:
-            words = [*RECIPES["ours"], "--trainer.max_epochs", epochs, "--seed_everything", 100]
+            words = [*RECIPES[recipe], "--trainer.max_epochs", epochs, "--seed_everything", 100]
             timed("-m", "fmnist", "fit", *words, *_places(args, folder))
             (history,) = Path(folder).rglob("metrics.csv")
             header, *_, last = history.read_text().splitlines()
             accuracy = dict(zip(header.split(","), last.split(","), strict=True))["val/acc"]
-            print(f"ours, {epochs} epochs: {float(accuracy):.4f}", flush=True)
+            print(f"{recipe}.yaml, {epochs} epochs: {float(accuracy):.4f}", flush=True)
     for name, (peer, recipe, _) in ROWS.items():
         if recipe == "usual" and find_spec(peer):
             words = [__file__, "--root", args.root, "--images", str(args.images), "--choose"]
@@ -339,50 +337,6 @@ def train_sklearn(plain: bool, epochs: int, seed: int, data: Data, seen: Watch |
         if seen:
             seen(model.predict)
     return model.predict, lambda path: Path(path).write_bytes(pickle.dumps(model))
-
-
-def measure_start(args: argparse.Namespace) -> dict[str, float]:
-    """Times the start of processes, in turn, and prints the medians beside that of bare imports."""
-    with tempfile.TemporaryDirectory() as folder:
-        trained = str(Path(folder) / "trained")
-        fit = ["fit", "--config", CONFIG, "--trainer.max_epochs", 1, *_places(args, trained)]
-        whole = f"import sys; from fmnist.__main__ import main; main(sys.argv[1:]); {PEAK}"
-        training = megabytes(timed("-c", whole, *fit)[1])
-        first_step = (
-            "import os, sys; from fmnist import ImageClassifier; from fmnist.__main__ import main;"
-            "ImageClassifier.on_train_batch_end = lambda *_: os._exit(0); main(sys.argv[1:])"
-        )
-        test = ["-m", "fmnist", "test", "--ckpt_path", f"{trained}/lightning_logs/version_0"]
-        rows: dict[str, Iterable[Any]] = {
-            "import lightning, torchvision": ("-c", f"import lightning, torchvision; {PEAK}"),
-            "the same, up to the last line": ("-c", "import os, lightning, torchvision; os._exit(0)"),
-            "fit, up to the first step": ("-c", first_step, *fit),
-            "test": test,
-            "fit --help": ("-m", "fmnist", "fit", "--help"),
-            "--help": ("-m", "fmnist", "--help"),
-            "--version": ("-m", "fmnist", "--version"),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in rows}
-        for _ in range(args.starts):
-            for name, words in rows.items():
-                taken, printed = timed(*words)
-                seconds[name].append(taken)
-                if name.startswith("import"):
-                    imports = megabytes(printed)
-        imported, started = (seconds[name] for name in [*rows][:2])  # the end of a process takes time as well
-        print(f"\n{'process':32}seconds   / imports   seconds beyond imports")
-        for name, values in seconds.items():
-            bare = started if "up to" in name else imported
-            ratio = statistics.median(value / other for value, other in zip(values, bare, strict=True))
-            beyond = statistics.median(value - other for value, other in zip(values, bare, strict=True))
-            print(f"{name:32}{statistics.median(values):7.2f}{ratio:12.2f}{max(0.0, beyond):12.2f}")
-    print(f"\npeak memory of fit beyond the imports: {training - imports:.0f} MB (imports alone {imports:.0f} MB)")
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def megabytes(printed: str) -> float:
-    """Returns the peak memory that a process has printed in its last line, in MB."""
-    return int(printed.split()[-1]) * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 if __name__ == "__main__":

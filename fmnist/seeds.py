@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-import torch
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -16,4 +15,6 @@ def global_seed() -> int:
 
     It is read from the variable in which ``seed_everything`` keeps it: torch's own seed is set anew in every epoch.
     """
+    import torch  # a sweep mixes seeds, and would wait three seconds for an import that it does not need
+
     return int(os.environ.get("PL_GLOBAL_SEED") or torch.initial_seed())

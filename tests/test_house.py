@@ -104,12 +104,22 @@ def test_there_is_no_circle():
         visit(path, [])
 
 
-LOAD = "from fmnist import load; load; import sys; print(*sys.modules)"
+WITHOUT_TRAINER = """
+import sys
+from fmnist import load
+load
+from fmnist.__main__ import main
+run, page = sys.argv[1:]
+assert main(["predict", "--ckpt_path", run, "--images", "docs/boot.png"]) == 0
+assert main(["export", "--ckpt_path", run, "--output", page]) == 0
+print(*sys.modules)
+"""
 
 
-def test_loading_a_model_imports_nothing_large():
-    done = subprocess.run([sys.executable, "-c", LOAD], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {module.partition(".")[0] for module in done.stdout.split()}
+def test_what_uses_a_model_imports_nothing_large(tested, tmp_path):
+    words = [sys.executable, "-c", WITHOUT_TRAINER, tested / "lightning_logs/version_0", tmp_path / "page.html"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {module.partition(".")[0] for module in done.stdout.splitlines()[-1].split()}
     assert not loaded & {"lightning", "lightning_fabric", "torchmetrics", "torchvision", "matplotlib", "jsonargparse"}
     assert "torch" in loaded
 

@@ -13,7 +13,6 @@ from fmnist.cli.predict import check_output_option, print_written
 from fmnist.cli.resolve import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.errors import UserError, check
-from fmnist.evaluation.report import write_report
 from fmnist.evaluation.results import class_table, headline, measure, member_table, origin, summarize
 from fmnist.evaluation.scores import score
 from fmnist.files import check_unused, digest_file, expand, read_json
@@ -158,6 +157,8 @@ def _write(
     rows: list[dict[str, float]],
 ) -> list[str]:
     """Writes the results, if they do not replace those of a whole test; returns the lines to print."""
+    from fmnist.evaluation.report import write_report  # `fit` imports this file, and needs no templates
+
     figures, report = folder / "metrics.json", folder / "report.html"
     if metrics.get("partial") and figures.exists() and not _is_partial(figures):
         return [f"not written: {folder} has the results of a whole test"]
