@@ -2,24 +2,33 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 LARGEST = 1e100  # of a figure that is drawn: with more, and with what is not finite, matplotlib fails
 SAMPLES = 12  # images of each class in a picture
+HARDER = ("mixup", "label_smoothing", "dropout", "flip", "shift")  # settings that only training images meet
 # Fonts of names, the first that has a letter: matplotlib's own, then those of systems for Chinese, Japanese and Korean
 FONTS = ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC"]
 
 
-def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") -> None:
-    """Draws loss and accuracy over the epochs, and marks the epoch that is kept as the best.
+def name_harder(settings: Mapping[str, Any]) -> str:
+    """Returns the settings that make training figures look worse than validation, such as ``mixup, shift``."""
+    return ", ".join(name.replace("_", " ") for name in HARDER if settings.get(name))
+
+
+def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png", harder: str = "") -> None:
+    """Draws loss and accuracy over the epochs, the learning rate, and the epoch that is kept as the best.
 
     Args:
         rows: One dictionary per epoch, with ``epoch`` and metrics such as ``val/loss``.
         file: A path or an open file.
         format: ``png`` or ``svg``.
+        harder: What ``name_harder`` returned for the run; a line below the curves explains it.
     """
     from matplotlib.figure import Figure  # takes half a second, which only training pays
 
@@ -27,21 +36,73 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png") ->
     scored = (row for row in rows if "val/acc" in row)
     kept = max(scored, key=lambda row: (row["val/acc"], -row.get("val/loss", 0)), default=rows[-1])["epoch"]
     figure = Figure(figsize=(9, 3.5))
-    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.14, top=0.91)  # to find them would double the time
+    figure.subplots_adjust(
+        left=0.06, right=0.92, bottom=0.19, top=0.91, wspace=0.36
+    )  # to find them takes as long again
     for axes, metric, title in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
-        for stage, name in (("train", "training"), ("val", "validation")):
-            points = [(row["epoch"], row[f"{stage}/{metric}"]) for row in rows if f"{stage}/{metric}" in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-        axes.axvline(kept, color="gray", linestyle="--", linewidth=1, zorder=0, label=f"kept: epoch {kept:.0f}")
         axes.set(xlabel="epoch", title=title, xlim=(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5))
+        lines = {
+            name: _points(rows, f"{stage}/{metric}") for stage, name in (("train", "training"), ("val", "validation"))
+        }
+        for points in filter(None, lines.values()):
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=2.5, linewidth=1.2)
+        axes.axvline(kept, color="tab:green", linestyle="--", linewidth=1, zorder=0)
         if len(rows) == 1 and abs(axes.dataLim.y1) < LARGEST:  # zooming in would make a course of a small difference
             axes.set(ylim=(0, 1 if metric == "acc" else 1.5 * axes.dataLim.y1))
         axes.locator_params(nbins=6)  # most of the time goes into ticks
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
-        axes.legend()
+        _label_ends(axes, lines)
+        if metric == "acc":
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
+            aside = "right" if kept > (rows[0]["epoch"] + rows[-1]["epoch"]) / 2 else "left"
+            axes.annotate(
+                f"kept: epoch {kept:.0f}",
+                (kept, 0.03),
+                xycoords=axes.get_xaxis_transform(),
+                xytext=(-4 if aside == "right" else 4, 0),
+                textcoords="offset points",
+                color="tab:green",
+                ha=aside,
+                fontsize=9,
+            )
+        else:
+            _add_learning_rate(axes, _points(rows, "lr"))
+    if harder:
+        explained = f"Training is measured with {harder}, validation without: training can look worse than it is."
+        figure.text(0.06, 0.02, explained, color="gray", fontsize=8)
     figure.savefig(file, format=format, dpi=100, transparent=format == "svg")
+
+
+def _points(rows: list[dict[str, float]], name: str) -> list[tuple[float, float]]:
+    return [(row["epoch"], row[name]) for row in rows if name in row]
+
+
+def _label_ends(axes: Any, lines: dict[str, list[tuple[float, float]]]) -> None:
+    """Writes the name of each line next to its end, in its colour; names that would overlap are moved apart."""
+    low, high = axes.get_ylim()
+    ends = sorted(
+        ((points[-1][1] - low) / (high - low), name, line.get_color())
+        for (name, points), line in zip(((n, p) for n, p in lines.items() if p), axes.lines, strict=False)
+    )
+    if len(ends) == 2 and (overlap := 0.07 - (ends[1][0] - ends[0][0])) > 0:
+        ends = [(ends[0][0] - overlap / 2, *ends[0][1:]), (ends[1][0] + overlap / 2, *ends[1][1:])]
+    for height, name, color in ends:
+        axes.text(1.02, height, name, color=color, va="center", fontsize=9, transform=axes.transAxes)
+
+
+def _add_learning_rate(axes: Any, points: list[tuple[float, float]]) -> None:
+    """Draws the learning rate as a thin grey line from 0 to its maximum, if it changes."""
+    rates = [rate for _, rate in points]
+    if len({*rates}) < 2:
+        return
+    twin, most = axes.twinx(), max(rates)
+    twin.plot(*zip(*points, strict=True), color="gray", linewidth=0.8, alpha=0.7)
+    twin.set(ylim=(0, 1.1 * most), yticks=[], frame_on=False)
+    falling = next((point for point in points[rates.index(most) :] if point[1] < 0.9 * most), points[-1])
+    twin.annotate(
+        f"learning rate, up to {most:.3g}", falling, (6, 2), textcoords="offset points", color="gray", fontsize=8
+    )
 
 
 def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> bool:
@@ -98,6 +159,32 @@ def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format
     figure.savefig(file, format=format, transparent=True)
 
 
+def draw_risk_coverage(coverage: Tensor, risk: Tensor, file: Any, format: str = "png") -> None:
+    """Draws the share of wrong answers against the share of the images that are answered, the most confident first.
+
+    Args:
+        coverage: Of ``risk_coverage``, float (N,).
+        risk: Of ``risk_coverage``, float (N,).
+        file: A path or an open file.
+        format: ``png`` or ``svg``.
+    """
+    from matplotlib.figure import Figure
+
+    some = torch.linspace(0, len(risk) - 1, min(len(risk), 500)).long()  # as many as can be seen
+    figure = Figure(figsize=(4.5, 3))
+    figure.subplots_adjust(left=0.14, right=0.97, bottom=0.17, top=0.96)
+    axes = figure.subplots()
+    axes.plot((100 * coverage[some]).tolist(), (100 * risk[some]).tolist())
+    for wrong in (5, 1):
+        axes.axhline(wrong, color="gray", linestyle="--", linewidth=1)
+        axes.annotate(f"{100 - wrong}% right", (1, wrong), (0, 2), textcoords="offset points", color="gray", fontsize=8)
+    axes.set(
+        xlabel="% of the images answered, the most confident first", ylabel="% of the answers wrong", xlim=(0, 100)
+    )
+    axes.set(ylim=(0, max(6, 105 * risk.max().item())))
+    figure.savefig(file, format=format, transparent=format == "svg")
+
+
 def draw_typicality(shares: Tensor, file: Any, format: str = "png") -> None:
     """Draws how many images have which typicality; those of the validation images would be even.
 
@@ -114,5 +201,6 @@ def draw_typicality(shares: Tensor, file: Any, format: str = "png") -> None:
     axes.hist(100 * shares.numpy(), bins=25, range=(0, 100), weights=[100 / len(shares)] * len(shares))
     axes.axhline(4, color="gray", linestyle="--", linewidth=1, label="validation images")
     axes.set(xlabel="typicality (% of the validation images are less typical)", ylabel="% of the test images")
+    axes.set(ylim=(0, 1.2 * axes.get_ylim()[1]))  # room for the legend
     axes.legend()
     figure.savefig(file, format=format, dpi=100, transparent=format == "svg")

@@ -63,7 +63,7 @@ def test_a_test_in_a_notebook_has_its_report(fit, workplace):
 def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "fmnist.training.history.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch()
+        "fmnist.training.history.draw_curves", lambda rows, path, harder: drawn.append(len(rows)) or path.touch()
     )
     fit(History("out"), max_epochs=3)
     assert drawn == [3]
@@ -72,7 +72,7 @@ def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):
 def test_a_stopped_training_is_drawn(fit, workplace, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        "fmnist.training.history.draw_curves", lambda rows, path: drawn.append(len(rows)) or path.touch()
+        "fmnist.training.history.draw_curves", lambda rows, path, harder: drawn.append(len(rows)) or path.touch()
     )
 
     class Stop(Callback):

@@ -1,6 +1,7 @@
 """The page of a test, ``report.html``."""
 
 import base64
+import inspect
 import io
 import shlex
 from collections.abc import Iterator, Mapping
@@ -14,21 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fmnist.evaluation.results import headline
-from fmnist.evaluation.scores import reliability
+from fmnist.evaluation.scores import reliability, risk_coverage
 from fmnist.files import write_whole
 from fmnist.model.explain import occlude, paint
 from fmnist.model.network import MLP_SETTINGS
 from fmnist.model.trained import Output, TrainedModel
 from fmnist.model.typicality import UNLIKE
-from fmnist.plots import draw_curves, draw_reliability, draw_typicality
+from fmnist.plots import draw_curves, draw_reliability, draw_risk_coverage, draw_typicality, name_harder
 from fmnist.runs.folder import run_folder
 from fmnist.runs.settings import read_settings
 from fmnist.runs.tables import Metrics, percent
 
-MISTAKES = 24  # in the gallery
+GALLERY = 20  # images: full rows of 5, 4 or 2
 PAIRS = 10  # of classes that are confused most often
-MANY = 12  # classes: a confusion matrix of more has only counts, and upright names of columns
 OFF: tuple[Any, ...] = (None, False, 0, "none", [], {})  # values of settings that do nothing
 TRAINER_SETTINGS = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 
@@ -58,18 +57,20 @@ def write_report(
         rows: The epochs of the training, as ``read_history`` returns them.
     """
     run = run_folder(Path(metrics["checkpoint"] or ""))  # none for a network that was never saved
+    settings = dict(_settings(hyper_parameters or {}, run))
+    harder = name_harder({name.partition(".")[2]: value for name, value in settings.items()})
     write_page(
         path,
         "report.html.j2",
         metrics=metrics,
         date=datetime.fromisoformat(metrics["date"]).strftime("%Y-%m-%d %H:%M (UTC%z)"),
-        settings=[*_settings(hyper_parameters or {}, run)],
-        headline=headline(metrics),
+        settings={name: _as_text(value) for name, value in settings.items()},
         pairs=_confused_pairs(metrics),
         mistakes=_mistakes(metrics, model, output.probabilities, images, labels, paths),
         typicality=_typicality(metrics, output.typicality, images, labels, paths),
         layers=_layers(model.network),
-        curves=_picture(draw_curves, rows) if rows else None,
+        curves=_picture(draw_curves, rows, harder=harder) if rows else None,
+        risk=_picture(draw_risk_coverage, *risk_coverage(output.probabilities, labels)[:2]),
         reliability=_picture(draw_reliability, _panels(output, labels, metrics["temperature"])),
         commands=[*_commands([one["checkpoint"] for one in metrics.get("members", [metrics])], run)],
     )
@@ -86,7 +87,7 @@ def write_page(path: Path, template: str, **what: Any) -> None:
     """Fills in a template of this folder, and writes the page."""
     loader = jinja2.PackageLoader("fmnist.evaluation", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.globals.update(percent=percent, MANY=MANY)
+    environment.globals.update(percent=percent)
     page = environment.get_template(template).render(**what)
     write_whole(path, page)
 
@@ -99,8 +100,8 @@ def _panels(output: Output, labels: Tensor, temperature: float) -> dict[str, tup
     return {"before calibration": before, "after calibration": after}
 
 
-def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator[tuple[str, str]]:
-    """Yields the settings that were in use, as options: those of the run, then those of the network."""
+def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator[tuple[str, Any]]:
+    """Yields the settings that have an effect, as options: those of the run, then those of the network."""
     saved: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # the page is as good without
         saved = read_settings(run / "config.yaml") if run else {}
@@ -116,7 +117,7 @@ def _settings(hyper_parameters: Mapping[str, Any], run: Path | None) -> Iterator
     for name, value in found.items():
         seed = name in ("seed_everything", "data.split_seed") and value is not None  # 0 is one, too
         if (seed or value not in OFF) and name != "model.class_names":
-            yield name, _as_text(value)
+            yield name, value
 
 
 def _as_text(value: Any) -> str:
@@ -131,15 +132,24 @@ def _as_text(value: Any) -> str:
 
 
 def _layers(network: nn.Module) -> list[tuple[str, str, int]]:
-    """Lists the layers that hold parameters of their own or do something by themselves."""
-    own = {
-        name: (layer, [p.numel() for p in layer.parameters(recurse=False)]) for name, layer in network.named_modules()
-    }
-    return [
-        (name, type(layer).__name__ if [*layer.children()] else str(layer), sum(sizes))
-        for name, (layer, sizes) in own.items()
-        if sizes or not [*layer.children()]
-    ]
+    """Returns name, text and number of parameters of the layers that have parameters or no layers inside."""
+    found = []
+    for name, layer in network.named_modules():
+        sizes, inner = [one.numel() for one in layer.parameters(recurse=False)], [*layer.children()]
+        if sizes or not inner:
+            found.append((name, type(layer).__name__ if inner else _layer_text(layer), sum(sizes)))
+    return found
+
+
+def _layer_text(layer: nn.Module) -> str:
+    """Returns a layer without names that it must be given and settings that are the defaults: ``BatchNorm1d(512)``."""
+    settings = inspect.signature(type(layer)).parameters.values()
+    defaults = [f"{one.name}={one.default}" for one in settings]
+    shown = [part for part in layer.extra_repr().split(", ") if part not in defaults]
+    for one in settings:
+        if one.default is one.empty:
+            shown = [part.removeprefix(f"{one.name}=") for part in shown]
+    return f"{type(layer).__name__}({', '.join(shown)})"
 
 
 def _confused_pairs(metrics: Metrics) -> list[dict[str, Any]]:
@@ -159,7 +169,7 @@ def _mistakes(
     names = [row["name"] for row in metrics["classes"]]
     confidence, predicted = known.max(1)
     wrong = (predicted != labels).nonzero().flatten()
-    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES].tolist()
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:GALLERY].tolist()
     return [
         {
             "name": paths[index] if paths else f"test image {index}",
@@ -180,7 +190,7 @@ def _typicality(
 ) -> dict[str, Any] | None:
     if shares is None:
         return None
-    least = shares.argsort(stable=True)[:MISTAKES].tolist()
+    least = shares.argsort(stable=True)[:GALLERY].tolist()
     return {
         "unlike": (shares < UNLIKE).float().mean().item(),
         "chart": _picture(draw_typicality, shares),
@@ -189,7 +199,6 @@ def _typicality(
                 "name": paths[index] if paths else f"test image {index}",
                 "picture": embed(images[index]),
                 "actual": metrics["classes"][labels[index]]["name"],
-                "share": shares[index].item(),
             }
             for index in least
         ],
@@ -203,9 +212,9 @@ def embed(image: Tensor) -> str:
     return _data_uri(content.getvalue(), "png")
 
 
-def _picture(draw: Any, *what: Any) -> str:
+def _picture(draw: Any, *what: Any, **options: Any) -> str:
     content = io.BytesIO()
-    draw(*what, content, "svg")
+    draw(*what, content, "svg", **options)
     return _data_uri(content.getvalue(), "svg+xml")
 
 

@@ -20,9 +20,9 @@ SCHEMA = 2  # version of metrics.json
 Metrics = dict[str, Any]
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 2) -> str:
     """Returns a share from 0 to 1 as text, ``90.46%``."""
-    return f"{100 * share:.2f}%"
+    return f"{100 * share:.{digits}f}%"
 
 
 def write_history(rows: list[dict[str, float]], run: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fmnist.files import atomic_path
-from fmnist.plots import draw_curves
+from fmnist.plots import draw_curves, name_harder
 from fmnist.runs.tables import append_seconds, percent, write_history
 
 DRAW_EVERY = 5.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
@@ -32,6 +32,7 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._validated = False
         self._folder: Path | None = None
+        self._harder = ""
         self._drawn = 0
         self._drawn_at = 0.0
 
@@ -46,6 +47,8 @@ class History(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder, once: one that is removed during the training must not come back."""
         self._drawn_at = time.monotonic()
+        data = vars(trainer.datamodule) if trainer.datamodule else {}  # type: ignore[attr-defined]
+        self._harder = name_harder({**data, **pl_module.hparams})
         logged = trainer.log_dir  # on every process: it is a broadcast
         folder = None if trainer.fast_dev_run else self.dirpath or logged  # type: ignore[attr-defined]
         if folder and trainer.is_global_zero:
@@ -95,7 +98,7 @@ class History(Callback):
     def _draw(self) -> None:
         if self._folder and len(self.rows) > self._drawn:
             with _unless_locked(), atomic_path(self._folder / "curves.png") as part:
-                draw_curves(self.rows, part)
+                draw_curves(self.rows, part, harder=self._harder)
             self._drawn, self._drawn_at = len(self.rows), time.monotonic()
 
 
