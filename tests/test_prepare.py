@@ -14,6 +14,13 @@ def test_describes_the_data_and_draws_it(workplace, cli):
         assert picture.width > 700 < picture.height
 
 
+def test_classes_of_the_model_are_not_built(workplace, cli):
+    (workplace / "loud.py").write_text("class Net:\n    def __init__(self):\n        open('built', 'w').close()\n")
+    (workplace / "net.yaml").write_text("model: {network: {class_path: loud.Net}}\n")
+    assert cli("prepare", "--config", "net.yaml", "--data.val_size", 100)[::2] == (0, "")
+    assert not (workplace / "built").exists()
+
+
 def test_letters_that_no_font_has_are_said(workplace, cli, monkeypatch):
     monkeypatch.setattr("fmnist.plots.FONTS", ["DejaVu Sans"])  # whatever this machine has
     classes = '{"Bag": "$包$", "Coat": "外套"}'

@@ -6,7 +6,14 @@ from enum import Enum
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, _typehints, set_dumper  # type: ignore[attr-defined]
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    DefaultHelpFormatter,
+    Namespace,
+    _typehints,
+    set_dumper,
+    set_parsing_settings,
+)
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -117,6 +124,7 @@ class Parser(LightningArgumentParser):
         formatter = type("Formatter", (HelpFormatter,), {"command": command})
         super().__init__(*args, allow_abbrev=False, formatter_class=formatter, **kwargs)
         set_dumper("yaml", write_settings)
+        set_parsing_settings(instantiate_subclass_spec_in_any=False)  # classes of the model are not made by `prepare`
         _let_classes_start_from_their_defaults()
 
     def parse_given(self, given: Given) -> Any:
