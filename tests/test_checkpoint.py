@@ -164,6 +164,7 @@ HARMS = {
     "layers in the same memory": tied_layers,
     "weights that are larger than their storage": lambda: weight("network.1.weight", torch.zeros(1, 1).expand(4, 784)),
     # weights that do not fit, or are no numbers
+    "an activation that does not exist": lambda: setting(activation="sine"),
     "a network of 80 GB": lambda: setting(hidden_dims=[10_000_000, 2_000]),
     "wrong shapes": lambda: weight("network.1.weight", torch.zeros(5, 784)),
     "weights that are no numbers": lambda: weight("network.1.weight", torch.full((4, 784), torch.nan)),
