@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import yaml
 
 from fmnist.files import read_text
-from fmnist.limits import MAX_DEPTH, MAX_NODES
+from fmnist.limits import MAX_DEPTH, MAX_NODES, check_size
 
 SHARED_KEYS = ("seed_everything", "trainer", "model", "data")  # parts of a configuration that every command accepts
 # An integer, in any of YAML's forms, so long that it costs time to build or has the hash of many others
@@ -63,6 +63,7 @@ def parse_settings(text: str) -> dict[str, Any]:
     try:
         _check_events(text)  # before anything is built
         settings = yaml.load(text, Loader=_Loader)
+        check_size(settings)  # what aliases share counts each time
     except (yaml.YAMLError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(" ".join(str(error).split())) from error  # PyYAML raises all of these
     if not isinstance(settings, dict):
@@ -89,27 +90,15 @@ def list_options(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_events(text: str) -> None:
-    """Refuses what grows when it is built: deep nesting, nested aliases, merge keys, tags, long numbers."""
-    total = 0  # values so far, an alias counted as what it stands for
-    opened = list[tuple[str | None, int]]()  # collections: their anchors, and the values before them
-    sizes = dict[str | None, int]()  # values of each anchor
+    """Refuses what is slow to build: deep nesting, many values, merge keys, tags, long numbers."""
+    total = depth = 0
     for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            total += sizes.get(event.anchor, MAX_NODES)  # an anchor that is still open is a circle
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = opened.pop()
-            sizes[anchor] = total - before
-        elif isinstance(event, yaml.NodeEvent):
+        total += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             _check_node(event)
-            sizes[event.anchor] = 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                del sizes[event.anchor]  # until it ends
-                opened.append((event.anchor, total))
-            total += 1
-        if len(opened) > MAX_DEPTH:
-            raise ValueError("it is nested too deeply")
-        if total >= MAX_NODES:
-            raise ValueError("it has too many settings")
+        if total >= MAX_NODES or depth > MAX_DEPTH:
+            raise ValueError("it has too many settings" if total >= MAX_NODES else "it is nested too deeply")
 
 
 def _check_node(event: Any) -> None:
