@@ -26,10 +26,10 @@ from fmnist.training.pretrained import Pretrained
 
 
 class ImageClassifier(CalibratedModule):
-    """A LightningModule: the network, its loss and its optimizer. Read ``training_step`` and ``validation_step`` first.
+    """A LightningModule: the network, its loss and its optimizer.
 
-    The network is an MLP unless ``network`` names another one. What surrounds the steps, such as metrics, calibration
-    and the content of checkpoints, is in ``CalibratedModule``.
+    Read ``training_step`` and ``validation_step`` first. The network is an MLP unless ``network`` names another one.
+    What surrounds the steps, such as metrics, calibration and the content of checkpoints, is in ``CalibratedModule``.
 
     Args:
         hidden_dims: Width of each hidden layer.
