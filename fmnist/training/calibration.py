@@ -59,9 +59,7 @@ class CalibratedModule(Evaluator):
         """Evaluates a copy."""
         self.models = [self.trained()]
 
-    def on_predict_start(self) -> None:
-        """Evaluates a copy."""
-        self.models = [self.trained()]
+    on_predict_start = on_test_start
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Output:
         """Returns what the network computes for the images of a batch, calibrated."""

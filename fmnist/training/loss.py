@@ -19,9 +19,9 @@ def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor
     share = torch.distributions.Beta(alpha, alpha).sample((len(images),))  # on the CPU: MPS cannot draw it
     share = torch.maximum(share, 1 - share).to(targets)
     partner = torch.randperm(len(images), device=images.device)
-    blended = torch.lerp(images[partner].to(targets), images.to(targets), share[:, None, None, None])
+    blended = images.index_select(0, partner).to(targets).lerp_(images.to(targets), share[:, None, None, None])
     if not images.is_floating_point():
-        blended = blended.round()
+        blended.round_()
     return blended.to(images.dtype), torch.lerp(targets[partner], targets, share[:, None])
 
 
