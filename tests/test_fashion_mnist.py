@@ -3,7 +3,6 @@ import gzip
 import http.server
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -35,8 +34,11 @@ def no_system_copy(small_data, monkeypatch, tmp_path):
 def serve(no_system_copy):
     """Starts local web servers that behave in a chosen way. Returns a function from behaviour to address."""
     servers = []
+    over = threading.Event()
 
     def start(behaviour):
+        asked = []
+
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 content = (no_system_copy / Path(self.path).name).read_bytes()
@@ -47,8 +49,9 @@ def serve(no_system_copy):
                 self.end_headers()
                 if behaviour == "truncated":
                     content = content[:100]
-                if behaviour == "silent":
-                    time.sleep(1)
+                asked.append(self.path)
+                if behaviour == "silent" and len(asked) == 1:
+                    over.wait(60)
                 if behaviour != "missing":
                     self.wfile.write(content)
 
@@ -65,6 +68,7 @@ def serve(no_system_copy):
         return f"http://127.0.0.1:{server.server_port}/"
 
     yield start
+    over.set()
     for server in servers:
         server.shutdown()
         server.server_close()
@@ -90,7 +94,7 @@ def test_finds_files_put_there_by_hand(no_system_copy, root):
 
 
 def test_downloads_from_the_first_mirror_that_works(serve, root, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 2)
     behaviours = ("missing", "wrong", "truncated", "silent", "good")
     monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", ["http://127.0.0.1:9/", *map(serve, behaviours)])
     assert len(VerifiedFashionMNIST(root).data) == 600
@@ -100,7 +104,7 @@ def test_downloads_from_the_first_mirror_that_works(serve, root, monkeypatch):
 
 
 def test_final_error_lists_what_was_tried(serve, root, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TIMEOUT", 2)
     mirrors = [*map(serve, ("missing", "wrong", "truncated", "silent"))]
     monkeypatch.setattr(VerifiedFashionMNIST, "mirrors", mirrors)
     with pytest.raises(UserError) as error:
