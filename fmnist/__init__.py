@@ -11,6 +11,7 @@ __version__ = "0.3.0"
 # Imported on first use, so that `import fmnist` and `fmnist --version` do not pay for torch.
 _PUBLIC = {
     "MLP": "model.mlp",
+    "ConvNet": "model.convnet",
     "ImageClassifier": "training.classifier",
     "FashionMNISTDataModule": "data.datamodule",
     "FashionMNIST": "data.sources.fashion_mnist",

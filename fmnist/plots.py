@@ -105,11 +105,11 @@ def _add_learning_rate(axes: Any, points: list[tuple[float, float]]) -> None:
     )
 
 
-def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: Path) -> bool:
+def draw_samples(images: Any, labels: Tensor, class_names: list[str], path: Path) -> bool:
     """Draws the first images of every class, a class a row, as the network sees them: light on black.
 
     Args:
-        images: uint8 (N, 1, 28, 28).
+        images: uint8 (N, C, H, W).
         labels: int64 (N,).
         class_names: Name of each label.
         path: The PNG file to write.
@@ -122,8 +122,8 @@ def draw_samples(images: Tensor, labels: Tensor, class_names: list[str], path: P
     figure = Figure(figsize=(8, 0.62 * len(class_names)), layout="constrained")
     rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
     for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
-        first = images[labels == label][:SAMPLES, 0]
-        axes.imshow(first.transpose(0, 1).flatten(1).numpy(), cmap="gray", vmin=0, vmax=255)  # (28, 28 * SAMPLES)
+        first = images[(labels == label).nonzero().flatten()[:SAMPLES]].permute(2, 0, 3, 1)  # (H, SAMPLES, W, C)
+        axes.imshow(first.flatten(1, 2).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=255)  # (H, W * SAMPLES)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", family=FONTS, parse_math=False)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

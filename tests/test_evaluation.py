@@ -129,4 +129,4 @@ def test_another_model_has_other_classes(runs):
     model = load("version_0").model
     model.class_names[0] = "Hemd"
     with pytest.raises(UserError, match="the model predicts Hemd, "):
-        Evaluator(model).check_classes(FashionMNISTDataModule().class_names, "the data has")
+        Evaluator(model).check_data(FashionMNISTDataModule().class_names, (1, 28, 28), "the data has")

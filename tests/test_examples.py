@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
+from torchvision.transforms import v2
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier, UserError, load
 from fmnist.model.network import build_network
@@ -41,7 +42,7 @@ def run(cli, *words):
 
 def test_the_convolutional_network_does_what_the_mlp_does(examples, cli):
     words = ("--config", ROOT / "configs/convnet.yaml", "--data.val_size", 100, "--data.batch_size", 50)
-    out = run(cli, "fit", *words, *NAMED[2:], "--trainer.max_epochs", 2)
+    out = run(cli, "fit", *words, *NAMED, "--trainer.max_epochs", 2)
     assert "network: ConvNet, " in out
     assert "100 images" not in run(cli, "test", *NAMED[:2])
     page = (RUN / "test/report.html").read_text(encoding="utf-8")
@@ -182,12 +183,12 @@ def test_a_training_begins_with_the_weights_of_another(examples, cli):
 def test_what_the_page_says_works(workplace):
     page = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
     _, erasing, focal = re.findall(r"```python\n(.*?)```", page, re.DOTALL)  # the first: test_readme.py
-    names = {"FashionMNISTDataModule": FashionMNISTDataModule, "ImageClassifier": ImageClassifier, "F": F}
+    names = {"Callback": Callback, "ImageClassifier": ImageClassifier, "F": F, "torch": torch, "v2": v2}
     exec(erasing + focal, names)
-    names["Erasing"].erase = lambda self, images: images * 0
+    names["Erasing"].change = v2.Lambda(lambda image: image * 0)
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **options)
-    trainer.fit(names["Focal"](hidden_dims=[8]), names["Erasing"](val_size=100))
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, callbacks=[names["Erasing"]()], **options)
+    trainer.fit(names["Focal"](hidden_dims=[8]), FashionMNISTDataModule(val_size=100))
     assert trainer.callback_metrics["train/acc"] < 0.2, "everything was erased"
 
 

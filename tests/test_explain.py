@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from fmnist import FashionMNIST, load
-from fmnist.model.explain import AGAINST, FOR, occlude, paint
+from fmnist.model.explain import AGAINST, FOR, draw, occlude, paint
+from fmnist.model.mlp import PixelNormalization
+from fmnist.model.trained import TrainedModel
 
 COUNT, TENTH = 20, 78
 
@@ -79,3 +82,18 @@ def test_predict_draws_it(tested, tmp_path, cli, monkeypatch, images):
         code, _, err = cli("predict", *words, "--output", "out.csv")
         assert (code, len(err.splitlines())) == (2, 1)
         assert reason in err
+
+
+def test_the_square_grows_with_the_image():
+    torch.manual_seed(0)
+    linear = nn.Linear(3 * 56 * 84, 2)
+    nn.init.zeros_(linear.weight)
+    linear.weight.data[1].view(3, 56, 84)[:, 20:24, 30:36] = 0.01  # speaks for the second class
+    model = TrainedModel(
+        nn.Sequential(PixelNormalization(0.0, 1.0), nn.Flatten(), linear), ["a", "b"], None, (3, 56, 84)
+    )
+    image = torch.full((3, 56, 84), 255, dtype=torch.uint8)
+    worth = occlude(model, image, 1)
+    assert worth.shape == (56, 84)
+    assert worth[20:24, 30:36].min() > 0.1 > 1e-5 > worth[:10, :20].abs().max()
+    assert draw(model, image, 1, 0.5).shape == (4 * 56, 4 * (2 * 84 + 1), 3)

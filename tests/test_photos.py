@@ -235,3 +235,38 @@ def test_it_is_said_that_much_of_a_thing_is_as_light_as_the_background():
     picture = np.asarray(painted((20,) * 3, (255,) * 3)).copy()
     picture[75:225, 115:185] = 255
     assert "a large part is as light as the background" in convert(Image.fromarray(picture)).note
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (64, 48), (3, 2000)])
+@pytest.mark.parametrize("conversion", ["resize", "crop"])
+def test_colour_keeps_its_colours_in_any_shape(size, conversion):
+    converted = convert(Image.new("RGB", size, (200, 10, 60)), conversion, (3, 48, 64))
+    assert (converted.image.flatten(1) == torch.tensor([[200], [10], [60]])).all()
+    assert (converted.note, converted.empty) == ("", False)
+
+
+def test_colour_fits_the_picture_in_or_crops_its_middle():
+    picture = Image.new("RGB", (200, 100), "red")
+    picture.paste((0, 0, 255), (50, 10, 150, 90))  # a wide red border left and right
+    fitted, cropped = (convert(picture, how, (3, 40, 40)).image for how in ("resize", "crop"))
+    assert fitted[:, :10].flatten(1).unique(dim=1).T.tolist() == [[255, 0, 0]], "the edges have the border's colour"
+    assert fitted[:, 20, [0, 20]].T.tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert cropped[:, 20, [0, 20]].T.tolist() == [[0, 0, 255], [0, 0, 255]], "the middle fills it"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = io.BytesIO(encode(picture.rotate(90, expand=True), "PNG", exif=exif))
+    assert torch.equal(read_picture(content, None, "resize", (3, 40, 40)).image, fitted), "as the camera was held"
+    clear = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+    clear.putpixel((5, 5), (0, 0, 255, 255))
+    assert convert(clear, "resize", (3, 10, 10)).image[:, 0, 0].tolist() == [255, 255, 255], "on white"
+
+
+def test_grey_of_another_size_is_converted_like_the_data_set():
+    large = convert(shoe(), "distance", (1, 56, 84))
+    assert large.image.shape == (1, 56, 84)
+    assert large.note == "light background: inverted"
+    assert large.image[0, 28].min() > 150, "the longest edge fills the picture"
+    assert large.image[0, :12].max() == 0
+    same = np.zeros((56, 84), np.uint8)
+    same[20:30] = 90
+    assert (convert(Image.fromarray(same), "distance", (1, 56, 84)).image[0].numpy() == same).all()

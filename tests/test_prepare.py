@@ -2,6 +2,7 @@ import torch
 from PIL import Image
 
 from fmnist.cli.prepare import count_duplicates
+from fmnist.data.split import digest_images
 from fmnist.plots import draw_samples
 
 
@@ -46,10 +47,10 @@ def test_digest_follows_the_split(workplace, cli):
 
 def test_counts_duplicates():
     images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 28, 28)
-    train = torch.cat([images, images[:2]])
-    test = torch.cat([images[3:], images[4:], images[:1] + 100])
+    train = digest_images(torch.cat([images, images[:2]]))
+    test = digest_images(torch.cat([images[3:], images[4:], images[:1] + 100]))
     assert count_duplicates(train, test) == (2, 1, 3)
-    assert count_duplicates(images, images[:0]) == (0, 0, 0)
+    assert count_duplicates(digest_images(images), digest_images(images[:0])) == (0, 0, 0)
 
 
 def test_accepts_a_whole_configuration(workplace, cli):

@@ -54,7 +54,9 @@ def shorten(words):
         return words
     words = [*words, *(LITTLE[2:] if {"--data.val_size", "--ckpt_path"} & {*words} else LITTLE)]
     if "--ckpt_path" not in words:
-        words.append("--model.network.width=2" if "configs/convnet.yaml" in words else "--model.hidden_dims=[8,8]")
+        networks = {f"configs/{name}.yaml" for name in ("convnet", "folder", "csv", "parquet")}
+        if "configs/pretrained.yaml" not in words:
+            words.append("--model.network.width=2" if networks & {*words} else "--model.hidden_dims=[8,8]")
     own = {"--data.source.folder", "--data.source.img_dir", "--data.source.train", "--model.weights"} & {*words}
     if "--trainer.devices" in words:
         words[words.index("--trainer.accelerator") + 1] = "cpu"

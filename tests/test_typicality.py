@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from fmnist import FashionMNIST, FashionMNISTDataModule, load
-from fmnist.model.typicality import ENOUGH, TypicalityFitter, forward_with_features
+from fmnist.model.typicality import ENOUGH, TypicalityFitter, forward_with_features, shrink
 from tests.conftest import EMA, RECIPE, ROOT
 
 RUN = Path("lightning_logs/version_0")
@@ -162,3 +162,14 @@ def test_a_damaged_one_is_one_line(trained, tmp_path, cli, part, value):
     code, _, err = cli("predict", "--ckpt_path", path, "--images", ROOT / "docs/boot.png")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "is not a checkpoint of fmnist" in err
+
+
+def test_large_images_are_reduced_by_areas():
+    images = torch.randint(0, 256, (3, 3, 56, 84), dtype=torch.uint8)
+    reduced = shrink(images)
+    expected = images.float().mean(1, keepdim=True).view(3, 1, 28, 2, 28, 3).mean((3, 5)) / 255
+    torch.testing.assert_close(reduced, expected)
+    assert shrink(reduced) is reduced
+    odd = shrink(torch.rand(2, 3, 45, 19))
+    assert odd.shape == (2, 1, 28, 28)
+    assert 0 < odd.min() < odd.max() < 1

@@ -30,17 +30,15 @@ SHOWN, DRAWN = 10, 100  # images on the screen, and on the page
 
 
 class Fold(NamedTuple):
-    """The images that a run was not trained on, and its predictions.
+    """The labels of the images that a run was not trained on, and its predictions.
 
     Args:
         indices: Their places among the training images, int64 (M,).
-        images: uint8 (M, channels, height, width).
         labels: int64 (M,).
         probabilities: float (M, num_classes).
     """
 
     indices: Tensor
-    images: Tensor
     labels: Tensor
     probabilities: Tensor
 
@@ -63,9 +61,9 @@ def run(description: str, argv: Sequence[str]) -> None:
     predicted = [_predict_fold(path, parser, argv) for path in runs]
     data, folds = predicted[0][0], [fold for _, fold in predicted]
     order = torch.cat([fold.indices for fold in folds]).argsort()
-    images, labels, probabilities = (torch.cat([fold[place] for fold in folds])[order] for place in (1, 2, 3))
+    labels, probabilities = (torch.cat([fold[place] for fold in folds])[order] for place in (1, 2))
     rows = rank_labels(labels, probabilities, data.class_names, data.source.paths(train=True))
-    _report(rows, images, [_accuracy(fold) for fold in folds], folder)
+    _report(rows, data.source.load(train=True)[0], [_accuracy(fold) for fold in folds], folder)
 
 
 def _find_operand(argv: Sequence[str]) -> str:
@@ -145,18 +143,19 @@ def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[Fashi
     changed = f"{run}: the data has changed since the training (split {data.split_digest}, it was {saved}): train again"
     check(data.split_digest == saved, changed)
     model = load_model(start.path, start.checkpoint, start.network).to(find_device("auto"))
-    check(model.class_names == data.class_names, f"{run}: the classes of the data are not those of the network")
+    fits = model.class_names == data.class_names and model.image_shape == tuple(data.image_shape)
+    check(fits, f"{run}: the classes of the data, or the shape of its images, are not those of the network")
     assert data.held_out is not None
     assert data.val_set is not None
-    images, labels = data.val_set.images, data.val_set.labels
-    return data, Fold(data.held_out, images, labels, model.predict_in_batches(images).probabilities)
+    probabilities = model.predict_in_batches(data.val_set.images).probabilities
+    return data, Fold(data.held_out, data.val_set.labels, probabilities)
 
 
 def _accuracy(fold: Fold) -> float:
     return float((fold.probabilities.argmax(1) == fold.labels).double().mean())
 
 
-def _report(rows: list[Row], images: Tensor, accuracies: list[float], folder: Path) -> None:
+def _report(rows: list[Row], images: Any, accuracies: list[float], folder: Path) -> None:
     """Prints the result and the first images, whether or not both files can be written."""
     other = sum(row["given"] != row["predicted"] for row in rows)
     mean, std = percent(statistics.mean(accuracies)), percent(statistics.stdev(accuracies))

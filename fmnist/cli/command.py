@@ -46,7 +46,10 @@ class Verb(NamedTuple):
     add_arguments: Callable[[Any], None] = lambda parser: None
 
 
-NAMES_OF_DATA = "model.class_names are those of the data: leave them out, or rename them with --data.class_map"
+OF_DATA = {  # settings of the model that the data decides
+    "class_names": "model.class_names are those of the data: leave them out, or rename them with --data.class_map",
+    "image_shape": "model.image_shape is that of the data: give --data.source.image_size and .color instead",
+}
 VERBS = {
     "fit": Verb(fit.fit, fit.EXAMPLE, fit.add_arguments),
     "validate": Verb(evaluate.validate, evaluate.VALIDATE_EXAMPLE),
@@ -131,13 +134,14 @@ class Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Sets the default classes, so that ``--data.source.root X`` is enough, and the data of the checkpoint."""
         saved = self.start.checkpoint.get("hyper_parameters", {}) if self.command == "fit" else {}
-        plain = inspect.signature(ImageClassifier).parameters.keys() - {"network", "optimizer", "class_names"}
+        plain = inspect.signature(ImageClassifier).parameters.keys() - {"network", "optimizer", *OF_DATA}
         model = {f"model.{name}": value for name, value in saved.items() if name in plain}  # nothing to be imported
         optimizer = {"model.optimizer": _as_default(saved.get("optimizer"))}
         parser.set_defaults({**DEFAULT_SOURCE, **optimizer, **model, **self.start.data})
-        if self.command == "fit":  # a checkpoint has names of its own, which are compared before its weights are loaded
-            check(not self.start.given.has_typed("model.class_names"), NAMES_OF_DATA)
-            parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+        for name, line in OF_DATA.items() if self.command == "fit" else ():
+            # a checkpoint has values of its own, which are compared before its weights are loaded
+            check(not self.start.given.has_typed(f"model.{name}"), line)
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the arguments, with the checkpoint's values as defaults."""
@@ -181,10 +185,11 @@ class Command(LightningCLI):
         """Writes down the settings of a run, and leaves out weights to start from where a checkpoint has newer ones.
 
         Raises:
-            UserError: A configuration names the classes.
+            UserError: A configuration sets what the data decides.
         """
         if self.command == "fit":
-            check(not self.config.model.get("class_names"), NAMES_OF_DATA)
+            for name, line in OF_DATA.items():
+                check(not self.config.model.get(name), line)
             self.config_yaml = dump_settings(self.parser, self.config)
         if self.start.checkpoint:
             self.config.model.weights = None
@@ -208,7 +213,7 @@ class Command(LightningCLI):
             return
         for name, saved in self.start.checkpoint.get("hyper_parameters", {}).items():
             now = self.model.hparams.get(name)
-            same = name in ("class_names", "weights") or _plain(now) == _plain(saved)  # names are compared with data's
+            same = name in (*OF_DATA, "weights") or _plain(now) == _plain(saved)
             what = f"{self.start.path} was trained with model.{name} {_differing(saved, now)}"
             check(same, f"{what}, here is {_differing(now, saved)}: a run goes on with its own")
 

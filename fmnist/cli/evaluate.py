@@ -166,7 +166,7 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)  # that of another test
     write_metrics(metrics, figures)
-    images, paths = data.test_set.images[: len(found.labels)], data.source.paths(train=False)
+    images, paths = data.test_set.images, data.source.paths(train=False)
     settings = {} if start.others else start.checkpoint["hyper_parameters"]
     write_report(metrics, evaluator.models[0], found.output, images, found.labels, report, settings, paths, rows)
     return [f"written: {figures}", f"written: {report}"]
@@ -184,7 +184,7 @@ def _predict_one(index: int, evaluator: Evaluator, data: FashionMNISTDataModule)
     data.setup("predict")
     test = data.test_set
     assert test is not None
-    evaluator.check_classes(data.class_names, "the data has")
+    evaluator.check_data(data.class_names, data.image_shape, "the data has")
     check(0 <= index < len(test), f"--index {index}: the test images are numbered from 0 to {len(test) - 1}")
     output = evaluator.models[0].predict_in_batches(test.images[index : index + 1])
     (row,) = make_rows(output, data.class_names)

@@ -27,7 +27,7 @@ EXAMPLE = "fmnist export --output model.onnx"
 def run(description: str, argv: Sequence[str]) -> None:
     """Runs ``export``, with its one-line description and its arguments.
 
-    An ONNX file takes ``images``, uint8 (N, 1, 28, 28), and gives ``probabilities``, float32
+    An ONNX file takes ``images``, uint8 (N, C, H, W), and gives ``probabilities``, float32
     (N, num_classes), normalization and calibration included. Class names and origin are in its metadata.
     A page computes by itself. A .safetensors is a checkpoint to hand around: --ckpt_path takes it, and nothing
     in such a file can run. Each is compared with the model before it is written.

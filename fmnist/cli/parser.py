@@ -77,7 +77,7 @@ BATCHES = (
     *("overfit_batches", "val_check_interval"),
 )
 FILES = (".yaml", ".yml", ".json")
-ALWAYS = {"c", "config", "h", "help", "print_config", "ckpt_path", "model.class_names"}
+ALWAYS = {"c", "config", "h", "help", "print_config", "ckpt_path", "model.class_names", "model.image_shape"}
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -192,7 +192,7 @@ def _is_shown(name: str, command: str) -> bool:
         return rest in (TRAINING_FLAGS if command == "fit" else EVALUATION_FLAGS)
     if command != "fit" and part in ("model", "data", "seed_everything"):
         return name == "model.network" or rest in DATA_SETTINGS[command]
-    return bool(rest) == (part in ("model", "data")) and not name.endswith((".help", ".class_names"))
+    return bool(rest) == (part in ("model", "data")) and not name.endswith((".help", ".class_names", ".image_shape"))
 
 
 def make_data_parser(command: str, description: str, example: str, operands: str = "") -> Parser:

@@ -10,6 +10,7 @@ from fmnist.cli.parser import make_data_parser
 from fmnist.cli.resolve import look
 from fmnist.data.datamodule import FashionMNISTDataModule
 from fmnist.data.problems import find_small_classes, find_two_labels
+from fmnist.data.split import digest_images
 from fmnist.files import atomic_path, expand
 from fmnist.plots import draw_samples
 from fmnist.text import display_width, pad
@@ -47,11 +48,12 @@ def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
     for label, class_name in enumerate(data.class_names):
         counts = (int((part.labels == label).sum()) for part in parts.values())
         say(f"{label:2} {pad(class_name, width)}" + "".join(f"{count:12,}" for count in counts))
-    mean, std = data.pixel_statistics()
-    print(f"\npixels of the training part, from 0 to 1: mean {mean:.4f}, std {std:.4f}")
+    statistics = data.pixel_statistics()
+    mean, std = (f"{values:.4f}" if isinstance(values, float) else str(values) for values in statistics)
+    print(f"\npixels of the training part, from 0 to 1: mean {mean}, std {std}")
     print(f"digest of the split: {data.split_digest}")
-    train = torch.cat([data.train_set.images, data.val_set.images])
-    within_train, within_test, across = count_duplicates(train, data.test_set.images)
+    train, val, test = (digest_images(part.images) for part in parts.values())
+    within_train, within_test, across = count_duplicates(torch.cat([train, val]), test)
     print(f"exact duplicates: {within_train} within train, {within_test} within test, {across} across the two")
     for line in find_small_classes(data.val_set.labels, data.class_names) if data.is_validated else []:
         say(line)
@@ -72,13 +74,12 @@ def count_duplicates(train: Tensor, test: Tensor) -> tuple[int, int, int]:
     """Counts images that are equal in every pixel.
 
     Args:
-        train: uint8 (N, 1, 28, 28).
-        test: uint8 (M, 1, 28, 28).
+        train: A number for the content of each image, int64 (N,).
+        test: The same for the images of the test part, int64 (M,).
 
     Returns:
         Surplus copies within ``train``, within ``test``, and images of ``test`` that are in ``train``.
     """
-    seen = Counter(image.tobytes() for image in train.numpy())
-    asked = Counter(image.tobytes() for image in test.numpy())
+    seen, asked = Counter(train.tolist()), Counter(test.tolist())
     across = sum(count for image, count in asked.items() if image in seen)
     return len(train) - len(seen), len(test) - len(asked), across

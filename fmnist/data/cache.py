@@ -1,9 +1,11 @@
-"""Decodes picture files to tensors, in parallel, once: then they are read from a cache."""
+"""Decodes picture files, in parallel and once, into a file of a cache that is mapped into memory."""
 
+import contextlib
 import hashlib
 import io
+import math
 import os
-import zipfile
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,15 +16,16 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from fmnist.data.photos import SIDE, Conversion, PictureError
+from fmnist.data.photos import Conversion, PictureError
 from fmnist.data.read import pay_threads, read_picture
 from fmnist.data.split import digest_content
-from fmnist.errors import check
+from fmnist.errors import UserError, check
 from fmnist.files import atomic_path
 
 NAMED = 10  # pictures that a message lists
+SPARE, LARGE = 1_000_000, 10_000_000  # bytes that stay free on the disk; of a file that is worth a line
 CHUNK = 64  # pictures that a thread takes at once
-FORMAT = "3"  # changes when the same file is decoded in another way
+FORMAT = "4"  # changes when the same file is decoded in another way
 
 
 class Picture(NamedTuple):
@@ -39,48 +42,67 @@ class Decoded(NamedTuple):
     """Pictures as tensors."""
 
     images: Tensor
-    """uint8 (N, 1, 28, 28)."""
+    """uint8 (N, C, H, W), also for those that could not be read."""
     digests: Tensor
-    """A number for the content of each file, int64 (N,)."""
+    """A number for the content of each file that could be read, int64 (K,)."""
     kept: Tensor
-    """Indices of the pictures that could be read, int64 (N,)."""
+    """Indices of the pictures that could be read, int64 (K,)."""
     notice: str
     """A line about those that could not; empty if all could."""
 
 
 def decode(
     pictures: Sequence[Picture],
-    conversion: Conversion,
+    how: tuple[Conversion, tuple[int, int, int]],
     transform: Callable[[Any], Any] | None,
-    skip_broken: bool = False,
+    skip_broken: bool,
+    warn: Callable[[str], None],
 ) -> Decoded:
-    """Decodes pictures, or reads them from the cache.
+    """Decodes pictures into a file of the cache, or finds them in it; the file is mapped into memory.
 
     The cache holds one file for each list of pictures. It is used only if every file still has the size
     and the times of modification and change that it had, and replaced otherwise. Pictures with a
-    transform are not cached: a change of its code would not be noticed.
+    transform are decoded into memory: a change of its code would not be noticed.
 
     Args:
         pictures: What to decode.
-        conversion: See ``convert``.
+        how: The conversion, and the shape of the images; see ``convert``.
         transform: Applied to each PIL image before the conversion.
         skip_broken: Leave out pictures that cannot be read.
+        warn: Prints a line, for a file that is large.
 
     Raises:
-        UserError: Pictures cannot be read; the message lists which and why.
+        UserError: Pictures cannot be read; the message lists which and why. Or the disk is too full for the file.
     """
-    folder = _cache_folder()
+    shape, folder = (len(pictures), *how[1]), _cache_folder()
     if transform or not pictures or folder is None:
-        return _decode(pictures, conversion, transform, skip_broken)
-    what = [FORMAT, conversion, str(skip_broken), *(p.place for p in pictures)]
+        return _decode(pictures, torch.empty(shape, dtype=torch.uint8), how, transform, skip_broken)
+    what = [FORMAT, str(how), str(skip_broken), *(p.place for p in pictures)]
     name = hashlib.sha256("\n".join(what).encode(errors="replace"))
-    path = folder / f"{name.hexdigest()[:32]}.npz"
-    state = _state(pictures)
-    cached = _read_cache(path, state)
-    if cached is None:
-        cached = _decode(pictures, conversion, None, skip_broken)
-        _write_cache(path, state, cached)
-    return cached
+    path, state = folder / f"{name.hexdigest()[:32]}.npy", _state(pictures)
+    if found := _read_cache(path, state, shape):
+        return found
+    if not _is_writable(folder):
+        return _decode(pictures, torch.empty(shape, dtype=torch.uint8), how, None, skip_broken)
+    size, free = math.prod(shape), shutil.disk_usage(folder).free
+    lacking = f"{len(pictures):,} images take {size / 1e9:,.1f} GB in {folder}, where {free / 1e9:,.1f} GB are free"
+    check(1.01 * size + SPARE < free, f"{lacking}: free some, or name another folder in FMNIST_CACHE")
+    if size >= LARGE:
+        warn(f"{len(pictures):,} images are decoded into {path}, {size / 1e9:,.2f} GB")
+    with atomic_path(path) as part:
+        mapped = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+        with part.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if hasattr(os, "posix_fallocate"):  # later a write to a mapped page cannot report a full disk
+                os.posix_fallocate(file.fileno(), 0, end)
+            decoded = _decode(pictures, torch.from_numpy(mapped), how, None, skip_broken)
+            mapped.flush()
+            for values in (decoded.digests.numpy(), decoded.kept.numpy(), np.array([state, decoded.notice])):
+                np.save(file, values, allow_pickle=False)
+        del mapped, decoded  # Windows moves no file that is mapped
+    if found := _read_cache(path, state, shape):
+        return found
+    raise UserError(f"data.source: {path} was changed while it was written: try again")
 
 
 def _cache_folder() -> Path | None:
@@ -99,42 +121,42 @@ def _state(pictures: Sequence[Picture]) -> str:
     return digest.hexdigest()
 
 
-def _read_cache(path: Path, state: str) -> Decoded | None:
+def _is_writable(folder: Path) -> bool:
+    """Returns whether the folder is there, or can be made, and written to."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def _read_cache(path: Path, state: str, shape: tuple[int, ...]) -> Decoded | None:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            images, digests, kept = (saved[name] for name in ("images", "digests", "kept"))
-            fits = str(saved["state"]) == state and images.shape == (len(kept), 1, SIDE, SIDE)
-            right = images.dtype == np.uint8 and digests.dtype == kept.dtype == np.int64 and digests.shape == kept.shape
-            images, digests, kept = (torch.from_numpy(values) for values in (images, digests, kept))
-            return Decoded(images, digests, kept, str(saved["notice"])) if fits and right else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with path.open("rb") as file:
+            images = np.load(path, mmap_mode="c", allow_pickle=False)  # private: nobody can change the file
+            file.seek(images.offset + images.nbytes)
+            digests, kept, (saved, notice) = (np.load(file, allow_pickle=False) for _ in range(3))
+    except (OSError, ValueError, EOFError, AttributeError):
         return None
-
-
-def _write_cache(path: Path, state: str, decoded: Decoded) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as part, part.open("wb") as file:
-            arrays: dict[str, Any] = {name: np.asarray(values) for name, values in decoded._asdict().items()}
-            np.savez(file, state=np.array(state), **arrays)
-    except OSError:
-        return  # as on a file system that is read-only: then pictures are decoded again
+    right = (images.shape, images.dtype, digests.dtype, kept.dtype) == (shape, np.uint8, np.int64, np.int64)
+    if saved != state or not right or digests.shape != kept.shape:
+        return None
+    return Decoded(torch.from_numpy(images), torch.from_numpy(digests), torch.from_numpy(kept), str(notice))
 
 
 def _decode(
     pictures: Sequence[Picture],
-    conversion: Conversion,
+    images: Tensor,
+    how: tuple[Conversion, tuple[int, int, int]],
     transform: Callable[[Any], Any] | None,
     skip_broken: bool,
 ) -> Decoded:
-    images = torch.empty(len(pictures), 1, SIDE, SIDE, dtype=torch.uint8)
+    """Decodes pictures into ``images``, uint8 (N, C, H, W)."""
     digests = torch.zeros(len(pictures), dtype=torch.long)
     broken: dict[int, str] = {}
 
     def one(index: int, picture: Picture) -> None:
         content = picture.file if picture.content is None else io.BytesIO(picture.content)
         try:
-            images[index] = read_picture(content, transform, conversion).image
+            images[index] = read_picture(content, transform, *how).image
             digests[index] = _digest(picture)
         except PictureError as error:
             broken[index] = f"{picture.place} {error}"
@@ -149,7 +171,7 @@ def _decode(
             pass  # an error comes out here
     notice = _describe([broken[index] for index in sorted(broken)], len(pictures), skip_broken) if broken else ""
     kept = torch.tensor([index for index in range(len(pictures)) if index not in broken], dtype=torch.long)
-    return Decoded(images[kept], digests[kept], kept, notice)
+    return Decoded(images, digests[kept], kept, notice)
 
 
 def _describe(broken: list[str], total: int, skip_broken: bool) -> str:

@@ -1,5 +1,6 @@
 """The data module: prepares, splits, batches and augments the images."""
 
+import math
 from copy import deepcopy
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fmnist.data.augment import random_flip, random_shift
-from fmnist.data.images import Batch, Images, check_single_images, make_loader
+from fmnist.data.images import Batch, Images, Rows, check_single_images, make_loader
 from fmnist.data.problems import check_batch_size, check_settings, find_problems
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.saved import describe_data
@@ -19,13 +20,15 @@ from fmnist.data.split import digest_split, hold_out
 from fmnist.errors import check, data_errors
 from fmnist.seeds import global_seed
 
-EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
+# Images and pixels of a process's batch in an evaluation, which keeps no gradients, so that large batches are cheap
+Statistics = float | list[float]  # of the pixels: one number, or one for each channel
+EVAL_BATCH_SIZE, EVAL_VALUES = 1000, 2_000_000
 
 
 class FashionMNISTDataModule(LightningDataModule):
-    """Training, validation and test images, held in memory as uint8.
+    """Training, validation and test images, as uint8 in memory or in a file that is mapped into it.
 
-    A batch is a pair of images, uint8 (B, 1, 28, 28), and labels, int64 (B,).
+    A batch is a pair of images, uint8 (B, C, H, W), and labels, int64 (B,).
 
     Args:
         source: Where the images come from.
@@ -34,7 +37,7 @@ class FashionMNISTDataModule(LightningDataModule):
         batch_size: Images in a batch, across all devices; a last batch of one joins the batch before it.
         flip: Mirror training images left to right with probability 1/2.
         shift: Move training images by up to this many pixels along each axis.
-        num_workers: Worker processes for data loading; 0 is fastest, since all images are in memory.
+        num_workers: Worker processes for data loading; 0 is fastest for images in memory.
         split_seed: Seed of the choice of validation images, independent of the training seed.
         class_map: New names for classes; classes that get the same name become one.
         fold: Fold to validate on, such as 2/5 for the second of five; it replaces ``val_size``.
@@ -86,16 +89,22 @@ class FashionMNISTDataModule(LightningDataModule):
             check(name in known, f"data.class_map names {name!r}: the classes are {', '.join(known)}")
         return [*dict.fromkeys(self.class_map.get(name, name) for name in known)]
 
+    @property
+    def image_shape(self) -> list[int]:
+        """Channels, height and width of the images."""
+        return list(self.source.image_shape)
+
     def class_counts(self) -> Tensor:
         """Returns the number of training images of each class, int64 (C,)."""
         assert self.train_set is not None, "setup() comes first"
         return torch.bincount(self.train_set.labels, minlength=len(self.class_names))
 
-    def pixel_statistics(self) -> tuple[float, float]:
-        """Returns mean and std of the training pixels, from 0 to 1: the published ones, or measured."""
+    def pixel_statistics(self) -> tuple[Statistics, Statistics]:
+        """Returns mean and std of the training pixels, from 0 to 1: those published, or those of each channel."""
         if self.source.pixels or self.train_set is None:
             return self.source.pixels or FashionMNIST.pixels
-        return self.train_set.pixel_statistics()
+        mean, std = self.train_set.pixel_statistics()
+        return (mean, std) if len(mean) > 1 else (mean[0], std[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: the epoch to resume at, and a description of the data."""
@@ -139,7 +148,9 @@ class FashionMNISTDataModule(LightningDataModule):
     def _load(self, train: bool) -> Images:
         return self._rename(*self.source.load(train), self.source.digests(train))
 
-    def _rename(self, images: Tensor, labels: Tensor, digests: Tensor | None = None) -> Images:
+    def _rename(self, images: Tensor | Rows, labels: Tensor, digests: Tensor | None = None) -> Images:
+        found, known = tuple(images.shape[1:]), tuple(self.source.image_shape)
+        check(found == known, f"data.source has images of the shape {found}, but says that image_shape is {known}")
         names = self.class_names
         new = [names.index(self.class_map.get(name, name)) for name in self.source.class_names]
         return Images(images, torch.tensor(new)[labels], digests)  # all labels at once: old -> new[old]
@@ -181,7 +192,8 @@ class FashionMNISTDataModule(LightningDataModule):
         # The sampler shuffles, not the loader: its order depends only on (seed, epoch), so a resumed run repeats it.
         sampler = EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
         sampler.set_epoch(self.epoch)
-        size = self.batch_size // world_size if train else EVAL_BATCH_SIZE
+        largest = max(1, min(EVAL_BATCH_SIZE, EVAL_VALUES // math.prod(self.image_shape)))
+        size = self.batch_size // world_size if train else largest
         return make_loader(images, size, sampler, self.num_workers)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

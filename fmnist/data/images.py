@@ -1,4 +1,4 @@
-"""Labelled images in memory, and batches of them."""
+"""Labelled images, in memory or in a file that is mapped into it, and batches of them."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -11,18 +11,46 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fmnist.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
+PART = 1000  # images that are read at once where all of them are
+
+
+class Rows:
+    """Some images of an array, which are copied when they are asked for: it may be larger than memory.
+
+    Args:
+        array: uint8 (M, C, H, W), in memory or mapped into it.
+        rows: Indices into it, int64 (N,).
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, array: Tensor, rows: Tensor) -> None:
+        self.array = array
+        self.rows = rows
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        """Returns one image, uint8 (C, H, W), or those of a slice, of indices or of a mask, uint8 (K, C, H, W)."""
+        return self.array[self.rows[index]]
+
+    def select(self, indices: Tensor) -> "Rows":
+        """Returns the images of some indices, int64 (K,), without a copy."""
+        return Rows(self.array, self.rows[indices])
 
 
 class Images(Dataset[tuple[Tensor, int]]):
     """Images and their labels.
 
     Args:
-        images: uint8 (N, 1, 28, 28).
+        images: uint8 (N, C, H, W).
         labels: int64 (N,).
         digests: A number for the content of each image, int64 (N,), where the source knows them.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, digests: Tensor | None = None) -> None:
+    def __init__(self, images: Tensor | Rows, labels: Tensor, digests: Tensor | None = None) -> None:
         self.images = images
         self.labels = labels
         self.digests = digests
@@ -35,26 +63,34 @@ class Images(Dataset[tuple[Tensor, int]]):
         return f"{len(self):,} images, uint8 {tuple(self.images.shape)}, with labels"
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Returns one image, uint8 (1, 28, 28), and its label."""
+        """Returns one image, uint8 (C, H, W), and its label."""
         return self.images[index], int(self.labels[index])
 
     def select(self, indices: Tensor) -> "Images":
         """Returns some of the images, by their indices, int64 (M,)."""
         digests = None if self.digests is None else self.digests[indices]
-        return Images(self.images[indices], self.labels[indices], digests)
+        images = self.images.select(indices) if isinstance(self.images, Rows) else self.images[indices]
+        return Images(images, self.labels[indices], digests)
 
-    def pixel_statistics(self) -> tuple[float, float]:
-        """Returns mean and standard deviation of the pixels, from 0 to 1, to four digits."""
-        # Counts of the 256 grey levels: exact, and no copy as floats, which would be four times as large.
-        counts = torch.bincount(self.images.flatten(), minlength=256).double()
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """Returns mean and standard deviation of the pixels of each channel, from 0 to 1, to four digits."""
+        # Counts of the 256 levels: exact, and no copy as floats, which would be four times as large.
+        counts = torch.zeros(self.images.shape[1], 256, dtype=torch.double)
+        for part in read_in_parts(self.images):
+            counts += torch.stack([torch.bincount(pixels.flatten(), minlength=256) for pixels in part.unbind(1)])
         levels = torch.arange(256, dtype=torch.double) / 255
-        mean = (counts * levels).sum() / counts.sum()
-        std = ((counts * (levels - mean) ** 2).sum() / counts.sum()).sqrt()
-        return round(mean.item(), 4), round(std.item(), 4) or 1.0
+        mean = (counts * levels).sum(1) / counts.sum(1)
+        std = ((counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)).sqrt()
+        return [round(one, 4) for one in mean.tolist()], [round(one, 4) or 1.0 for one in std.tolist()]
+
+
+def read_in_parts(images: Tensor | Rows) -> Iterator[Tensor]:
+    """Yields all images, uint8 (N, C, H, W), a thousand at once."""
+    return (images[start : start + PART] for start in range(0, len(images), PART))
 
 
 def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_workers: int) -> DataLoader[Batch]:
-    """Returns a loader of batches: images, uint8 (B, 1, 28, 28), and labels, int64 (B,), each by one index operation.
+    """Returns a loader of batches: images, uint8 (B, C, H, W), and labels, int64 (B,), each by one index operation.
 
     Args:
         images: The data set.
@@ -132,8 +168,9 @@ class _Batches(Dataset[Batch]):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        rows = torch.tensor(indices)
-        return self.images.images.index_select(0, rows), self.images.labels.index_select(0, rows)
+        rows, images = torch.tensor(indices), self.images.images
+        found = images[rows] if isinstance(images, Rows) else images.index_select(0, rows)
+        return found, self.images.labels.index_select(0, rows)
 
 
 def _identity(batch: Any) -> Any:

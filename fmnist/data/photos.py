@@ -1,13 +1,13 @@
-"""Converts any picture to what the network was trained on: 28 x 28, grey, light clothing on black.
+"""Converts any picture to what the network was trained on: for Fashion-MNIST 28 x 28, grey, light clothing on black.
 
-The steps are those by which the data set was made (Xiao, Rasul, Vollgraf 2017,
+For grey images the steps of ``distance`` are those by which the data set was made (Xiao, Rasul, Vollgraf 2017,
 https://arxiv.org/abs/1708.07747, section 2): trim the border by the colour of the corners, resize
 the longest edge to 28, sharpen, centre, negate, turn grey. Where the data set's makers negated, since
 their paper was white, ``distance`` takes the distance of each pixel from the background, in colour:
-an object of any colour stands out on any plain background.
+an object of any colour stands out on any plain background. Images in colour keep their pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from torch import Tensor
 
-SIDE = 28
+SHAPE = (1, 28, 28)  # channels, height and width of Fashion-MNIST's images
 MAX_PIXELS = (
     50_000_000  # checked before decoding; of a JPEG, which is decoded at a reduced size, the reduced pixels count
 )
@@ -28,14 +28,14 @@ STRIP = 200_000  # pixels that are scaled to 8 bits at once
 
 SHARPEN = ImageFilter.UnsharpMask(radius=1, percent=50, threshold=0)
 EMPTY = "nothing but background"
-Conversion = Literal["distance", "resize"]
+Conversion = Literal["distance", "resize", "crop"]
 
 
 class Converted(NamedTuple):
     """A picture as the network sees it."""
 
     image: Tensor
-    """uint8 (1, 28, 28)."""
+    """uint8 (C, H, W)."""
     note: str
     """What was assumed; empty if nothing was."""
     empty: bool = False
@@ -46,33 +46,44 @@ class PictureError(ValueError):
     """A picture cannot be read; the message says why."""
 
 
-def convert(picture: Image.Image, conversion: Conversion = "distance") -> Converted:
+def convert(picture: Image.Image, conversion: Conversion = "distance", image_shape: Sequence[int] = SHAPE) -> Converted:
     """Converts a picture of any size and mode.
 
-    A grey picture of 28 x 28 on black is taken as it is, bit for bit.
+    With ``distance`` a grey picture on black that has the size already is taken as it is, bit for bit.
 
     Args:
         picture: Any picture.
-        conversion: ``distance`` trims, centres and takes the distance from the background; ``resize`` only turns
-            grey and resizes.
+        conversion: ``distance``, for grey, trims, centres and takes the distance from the background; ``resize`` fits
+            in the whole picture, and fills edges with the border's colour, or stretches grey; ``crop`` fills the image
+            from the middle of the picture.
+        image_shape: Channels (1 for grey, 3 for colour), height and width of the image.
 
     Raises:
         PictureError: It has more than 50 million pixels, or none.
     """
     check_size(picture)
-    if conversion == "resize":
-        return Converted(_to_tensor(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)), "")
+    channels, height, width = image_shape
+    size = (width, height)
+    if conversion == "resize" and channels == 1:
+        return Converted(_to_tensor(picture.convert("L").resize(size, Image.Resampling.BOX)), "")
     notes: list[str] = []
     colored = _to_rgb(ImageOps.exif_transpose(picture), notes)
     background = _corners(colored, max(1, min(colored.size) // 40))
+    if conversion == "crop":
+        method = Image.Resampling.BOX if min(colored.size) > max(size) else Image.Resampling.BICUBIC
+        cropped = ImageOps.fit(colored, size, method)
+        return Converted(_to_tensor(cropped.convert("L") if channels == 1 else cropped), "; ".join(notes))
+    if channels == 3:
+        whole = _centre(_shrink(colored, size), size, background)
+        return Converted(_to_tensor(whole), "; ".join(notes))
     light = sum(background) > 3 * 127
-    if colored.size == (SIDE, SIDE) and not light and _is_grey(colored):
+    if colored.size == size and not light and _is_grey(colored):
         empty = colored.getbbox() is None
         return Converted(_to_tensor(colored.convert("L")), "; ".join([*notes, *[EMPTY] * empty]), empty)
     box = _content(colored, background, _contrast(colored, background))
-    small = _shrink(colored.crop(box))
+    small = _shrink(colored.crop(box), size)
     grey, empty = _stand_out(small, background, light, box is None, notes)
-    return Converted(_to_tensor(_centre(grey.filter(SHARPEN))), "; ".join(notes), empty)
+    return Converted(_to_tensor(_centre(grey.filter(SHARPEN), size)), "; ".join(notes), empty)
 
 
 def _stand_out(
@@ -122,9 +133,9 @@ def _hollow(mask: np.ndarray) -> float:
     return float((np.asarray(filled)[inside] == 0).mean()) if inside.any() else 0.0
 
 
-def _centre(small: Image.Image) -> Image.Image:
-    canvas = Image.new("L", (SIDE, SIDE))
-    canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
+def _centre(small: Image.Image, size: tuple[int, int], background: tuple[int, ...] | int = 0) -> Image.Image:
+    canvas = Image.new(small.mode, size, background)
+    canvas.paste(small, ((size[0] - small.width) // 2, (size[1] - small.height) // 2))
     return canvas
 
 
@@ -205,11 +216,12 @@ def _content(
     return distance.point([255 * (value > limit) for value in range(256)], "L").getbbox()
 
 
-def _shrink(picture: Image.Image) -> Image.Image:
-    scale = SIDE / max(picture.size)
+def _shrink(picture: Image.Image, within: tuple[int, int]) -> Image.Image:
+    scale = min(side / longest for side, longest in zip(within, picture.size, strict=True))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     return picture.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture, dtype=np.uint8)).unsqueeze(0)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.uint8))  # (H, W), or (H, W, 3) in colour
+    return pixels.movedim(-1, 0).contiguous() if pixels.ndim == 3 else pixels.unsqueeze(0)

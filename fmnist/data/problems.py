@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fmnist.data.images import Images
 from fmnist.data.sources.source import Source
-from fmnist.data.split import read_fold
+from fmnist.data.split import digest_images, read_fold
 from fmnist.errors import check
 
 FEW = 5  # validation images of a class
@@ -70,11 +70,11 @@ def find_two_labels(source: Source, class_map: dict[str, str]) -> list[str]:
         class_map: New names for classes.
     """
     names = [class_map.get(name, name) for name in source.class_names]
-    groups = dict[bytes, dict[str, str]]()  # by the pixels: the first picture of each label
+    groups = dict[int, dict[str, str]]()  # by the pixels: the first picture of each label
     for train in (True, False):
         images, labels = source.load(train)
         paths = source.paths(train) or [f"{'training' if train else 'test'} image {n}" for n in range(len(labels))]
-        for image, label, path in zip(images.numpy(), labels.tolist(), paths, strict=True):
-            groups.setdefault(image.tobytes(), {}).setdefault(names[label], path)
+        for digest, label, path in zip(digest_images(images).tolist(), labels.tolist(), paths, strict=True):
+            groups.setdefault(digest, {}).setdefault(names[label], path)
     several = [group for group in groups.values() if len(group) > 1]
     return [", ".join(f"{path} ({name})" for name, path in group.items()) for group in several]

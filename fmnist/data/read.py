@@ -15,7 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from fmnist.data.jpeg import check_scans, count_scans
-from fmnist.data.photos import MAX_PIXELS, WORKING_SIDE, Conversion, Converted, PictureError, check_size, convert
+from fmnist.data.photos import MAX_PIXELS, SHAPE, WORKING_SIDE, Conversion, Converted, PictureError, check_size, convert
 from fmnist.errors import UserError, check
 
 AVIF = bool(features.check("avif"))
@@ -33,6 +33,7 @@ def read_picture(
     path: str | Path | IO[bytes],
     transform: Callable[[Image.Image], Image.Image] | None = None,
     conversion: Conversion = "distance",
+    image_shape: Sequence[int] = SHAPE,
 ) -> Converted:
     """Reads and converts a PNG, JPEG, WebP, BMP, GIF or TIFF file; of several frames the first.
 
@@ -40,6 +41,7 @@ def read_picture(
         path: The file, or its content as an open file.
         transform: Applied to the PIL image first.
         conversion: See ``convert``.
+        image_shape: See ``convert``.
 
     Raises:
         PictureError: It is not a picture, is damaged, is larger than 200 MB or, once a JPEG is reduced, 50 million
@@ -47,7 +49,7 @@ def read_picture(
     """
 
     def change(picture: Image.Image) -> Converted:
-        return convert(apply(transform, picture) if transform else picture, conversion)
+        return convert(apply(transform, picture) if transform else picture, conversion, image_shape)
 
     if not isinstance(path, str | Path):
         return _read(path, change)

@@ -6,16 +6,17 @@ import re
 import torch
 from torch import Tensor
 
+from fmnist.data.images import Rows, read_in_parts
 from fmnist.errors import check
 
 
 def hold_out(
-    images: Tensor, labels: Tensor, digests: Tensor | None, by_content: bool, part: float | str, seed: int
+    images: Tensor | Rows, labels: Tensor, digests: Tensor | None, by_content: bool, part: float | str, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Divides training images into those to train on and those to validate on; copies of an image stay together.
 
     Args:
-        images: uint8 (N, 1, 28, 28).
+        images: uint8 (N, C, H, W).
         labels: int64 (N,).
         digests: A number for the content of each image, int64 (N,), where the source knows it.
         by_content: Whether ``digests`` decide, not the order of the images.
@@ -142,9 +143,10 @@ def deal_folds(digests: Tensor, labels: Tensor, count: int, seed: int) -> Tensor
     return folds[content]
 
 
-def digest_images(images: Tensor) -> Tensor:
+def digest_images(images: Tensor | Rows) -> Tensor:
     """Returns a number for the pixels of each image, int64 (N,)."""
-    return torch.tensor([digest_content(image.tobytes()) for image in images.numpy()])
+    parts = read_in_parts(images)
+    return torch.tensor([digest_content(one.tobytes()) for part in parts for one in part.numpy()], dtype=torch.long)
 
 
 def digest_content(content: bytes) -> int:
@@ -163,9 +165,12 @@ def resolve_size(size: float, total: int) -> int:
     return round(size * total) if 0 < size < 1 else int(size)
 
 
-def digest_split(train_labels: Tensor, val_images: Tensor) -> str:
+def digest_split(train_labels: Tensor, val_images: Tensor | Rows) -> str:
     """Returns 16 hexadecimal digits that change when another image is chosen for validation."""
-    return hashlib.sha256(train_labels.numpy().tobytes() + val_images.numpy().tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(train_labels.numpy().tobytes())
+    for part in read_in_parts(val_images):
+        digest.update(part.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _divide(chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ def name_image(row: Row) -> str:
     return row.get("path") or f"training image {row['index']}"
 
 
-def write_labels(path: Path, heading: str, lines: list[str], rows: list[Row], images: Tensor) -> None:
+def write_labels(path: Path, heading: str, lines: list[str], rows: list[Row], images: Any) -> None:
     """Writes a page that needs no other file: images with their given and their predicted class.
 
     Args:
@@ -54,7 +54,7 @@ def write_labels(path: Path, heading: str, lines: list[str], rows: list[Row], im
         heading: Its title.
         lines: Text above the images.
         rows: The images to draw.
-        images: All images, uint8 (N, channels, height, width).
+        images: All images, uint8 (N, channels, height, width), or what has them by index.
     """
     drawn = [(name_image(row), embed(images[row["index"]]), row) for row in rows]
     write_page(path, "labels.html.j2", heading=heading, lines=lines, drawn=drawn)

@@ -36,7 +36,7 @@ def write_report(
     metrics: Metrics,
     model: TrainedModel,
     output: Output,
-    images: Tensor,
+    images: Any,
     labels: Tensor,
     path: Path,
     hyper_parameters: Mapping[str, Any] | None = None,
@@ -49,7 +49,7 @@ def write_report(
         metrics: What ``measure`` and ``origin`` returned.
         model: What was tested.
         output: What it computed for the images.
-        images: uint8 (N, 1, 28, 28).
+        images: uint8 (N, C, H, W), or what has them by index.
         labels: int64 (N,).
         path: The HTML file to write.
         hyper_parameters: Of the checkpoint; they are shown with the settings of its run.
@@ -164,7 +164,7 @@ def _confused_pairs(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _mistakes(
-    metrics: Metrics, model: TrainedModel, known: Tensor, images: Tensor, labels: Tensor, paths: list[str] | None
+    metrics: Metrics, model: TrainedModel, known: Tensor, images: Any, labels: Tensor, paths: list[str] | None
 ) -> list[dict[str, Any]]:
     names = [row["name"] for row in metrics["classes"]]
     confidence, predicted = known.max(1)
@@ -174,7 +174,7 @@ def _mistakes(
         {
             "name": paths[index] if paths else f"test image {index}",
             "picture": embed(images[index]),
-            "why": embed(
+            "why": embed_pixels(
                 paint(images[index], occlude(model, images[index], int(predicted[index]), float(confidence[index])))
             ),
             "predicted": names[predicted[index]],
@@ -186,7 +186,7 @@ def _mistakes(
 
 
 def _typicality(
-    metrics: Metrics, shares: Tensor | None, images: Tensor, labels: Tensor, paths: list[str] | None
+    metrics: Metrics, shares: Tensor | None, images: Any, labels: Tensor, paths: list[str] | None
 ) -> dict[str, Any] | None:
     if shares is None:
         return None
@@ -206,9 +206,14 @@ def _typicality(
 
 
 def embed(image: Tensor) -> str:
-    """Returns an image, uint8 (1, 28, 28) or in colours (28, 28, 3), as a data URI."""
+    """Returns an image, uint8 (C, H, W), as a data URI."""
+    return embed_pixels(image.movedim(0, -1).squeeze(-1))
+
+
+def embed_pixels(pixels: Tensor) -> str:
+    """Returns pixels, uint8 (H, W), or (H, W, 3) in colour, as a data URI."""
     content = io.BytesIO()
-    Image.fromarray(image.squeeze(0).numpy()).save(content, format="PNG")
+    Image.fromarray(pixels.numpy()).save(content, format="PNG")
     return _data_uri(content.getvalue(), "png")
 
 

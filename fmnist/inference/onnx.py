@@ -22,7 +22,9 @@ KEPT = ("acc", "nll", "brier", "ece", "num_samples")  # of the metrics of a test
 
 
 def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
-    """Returns the content of an ONNX file; its outputs are ``probabilities`` and, if available, ``typicality``.
+    """Returns the content of an ONNX file; it maps ``images``, uint8 (N, C, H, W), to ``probabilities``.
+
+    Where it is available, ``typicality`` is a second output.
 
     Args:
         predictor: The model.
@@ -34,7 +36,7 @@ def to_onnx(predictor: Predictor, checkpoint: Path) -> bytes:
     import onnx
 
     known = predictor.model.typicality is not None
-    example = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    example = torch.zeros(2, *predictor.model.image_shape, dtype=torch.uint8)
     batch = torch.export.Dim("N", min=1)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from fmnist.errors import check
 from fmnist.inference.predictor import Predictor
 from fmnist.inference.predictor import compare as compare_with_model
 from fmnist.model.mlp import ACTIVATIONS, MLP, PixelNormalization
+from fmnist.model.network import IMAGE_SHAPE, describe_shape
 
 TOLERANCE = 0.01  # of a probability: weights have 11 bits in the page
 HERE = files("fmnist.inference")  # the package may be in a zip file
@@ -32,7 +33,10 @@ def to_page(predictor: Predictor, origin: str) -> str:
         UserError: The page cannot compute the network, or cannot convert pictures as in training.
     """
     network, transform = predictor.model.network, predictor.description.get("transform")
-    check(isinstance(network, MLP), f"the page cannot compute {type(network).__name__}: give --output FILE.onnx")
+    shape, name = predictor.model.image_shape, type(network).__name__
+    check(isinstance(network, MLP), f"the page cannot compute {name}: give --output FILE.onnx")
+    fits = shape == IMAGE_SHAPE and predictor.conversion != "crop"
+    check(fits, f"the page cannot convert pictures to {describe_shape(shape)} pixels: give --output FILE.onnx")
     check(not transform, f"the page cannot convert pictures by the transform {transform}: give --output FILE.onnx")
     temperature = predictor.model.temperature.item()
     described = {**_describe(predictor), **_fold(network), "typicality": _typicality(predictor)}
@@ -77,7 +81,7 @@ def _fold(network: nn.Module) -> dict[str, Any]:
     activation, scale, offset = "relu", 1.0, 0.0
     for module in network:  # type: ignore[attr-defined]
         if isinstance(module, PixelNormalization):
-            scale, offset = module.scale, module.offset
+            ((scale, offset),) = module.steps
         elif isinstance(module, nn.Linear):
             given: torch.Tensor | None = module.bias  # which torch's types forget
             bias = torch.zeros(module.out_features) if given is None else given

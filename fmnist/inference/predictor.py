@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmnist.data.photos import SIDE, Conversion, Converted, PictureError, convert
+from fmnist.data.photos import Conversion, Converted, PictureError, convert
 from fmnist.data.read import apply, read_picture
 from fmnist.errors import check
 from fmnist.files import expand
@@ -25,8 +25,7 @@ UNKNOWN_NOTE, UNLIKE_NOTE = "typicality not known", "unlike the training images"
 CHECKED = 1000  # images on which another way to compute a model is compared with it
 Transform = Callable[[Image.Image], Image.Image]
 ACCEPTED = (
-    "a path, the bytes of a file, an open file, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1, "
-    "of shape (28, 28), (1, 28, 28) or (N, 1, 28, 28)"
+    "a path, the bytes of a file, an open file, a PIL image, or an array or tensor of uint8, or of floats from 0 to 1"
 )
 
 
@@ -63,12 +62,12 @@ def load(
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``, or a run, such as
             ``version_0``: then its best. Several, or a folder of runs such as a sweep's, answer as one.
         device: Where to compute.
-        network: The class or function that made the network, for those checkpoints that have another than the MLP.
+        network: The class or function that made the network, where that is not one of the package.
         transform: The function that was applied to each PIL image in training, if there was one.
 
     Raises:
         UserError: The file is not a checkpoint of fmnist, or several do not fit together.
-        UntrustedCodeError: Its network is not the MLP, and has not been given.
+        UntrustedCodeError: Its network is not one of the package, and has not been given.
         OSError: The file cannot be read.
     """
     specs = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
@@ -97,6 +96,7 @@ class Predictor:
     ) -> None:
         self.model = model.eval()
         self.class_names = model.class_names
+        self.image_shape = model.image_shape
         self.description = conversion
         self.conversion = cast(Conversion, conversion["name"])
         self.transform = transform
@@ -108,7 +108,7 @@ class Predictor:
 
         Args:
             pictures: A path, the bytes of a file, an open file, a PIL image, what ``convert`` returned, or an array or
-                tensor: uint8, or floats from 0 to 1; of shape (28, 28), (1, 28, 28) or, for several, (N, 1, 28, 28).
+                tensor: uint8, or floats from 0 to 1; of shape (C, H, W), (H, W) for grey or, for several, (N, C, H, W).
                 Or a list of any of these. Files and PIL images are converted as the data set was; arrays are not.
 
         Returns:
@@ -118,7 +118,7 @@ class Predictor:
             ValueError: A picture cannot be read, or has the wrong type, shape or range.
         """
         if getattr(pictures, "ndim", 0) == 4:
-            pictures = [*_check_array(pictures)]
+            pictures = [*self._check_array(pictures)]
         several = isinstance(pictures, list)
         converted = [self._convert_named(picture) for picture in (pictures if several else [pictures])]
         if not converted:
@@ -135,7 +135,7 @@ class Predictor:
         return Prediction(self.class_names[label], row[label], probabilities, note, typicality)
 
     def predict(self, images: Tensor) -> Output:
-        """Computes the same as ``TrainedModel.predict`` for any number of images, uint8 (N, 1, 28, 28), on the CPU."""
+        """Computes the same as ``TrainedModel.predict`` for any number of images, uint8 (N, C, H, W), on the CPU."""
         return self.model.predict_in_batches(images)
 
     def convert(self, picture: Any) -> Converted:
@@ -152,14 +152,15 @@ class Predictor:
         if isinstance(picture, str | Path) or hasattr(picture, "read"):
             self.check_transform()
             path = expand(picture) if isinstance(picture, str | Path) else picture
-            return read_picture(path, self.transform, self.conversion)
+            return read_picture(path, self.transform, self.conversion, self.image_shape)
         if isinstance(picture, Image.Image):
             self.check_transform()
             try:
-                return convert(apply(self.transform, picture) if self.transform else picture, self.conversion)
+                changed = apply(self.transform, picture) if self.transform else picture
+                return convert(changed, self.conversion, self.image_shape)
             except OSError as error:
                 raise ValueError(f"the picture is damaged ({error})") from error
-        image = _check_array(picture)
+        image = self._check_array(picture)
         if image.ndim != 3:
             raise ValueError("a list holds single pictures: give a batch by itself")
         return Converted(image, "")
@@ -171,6 +172,31 @@ class Predictor:
         except PictureError as error:
             name = picture if isinstance(picture, str | Path) else getattr(picture, "name", "the picture")
             raise ValueError(f"{name} {error}") from error
+
+    def _check_array(self, array: Any) -> Tensor:
+        """Returns an array or tensor as uint8 (C, H, W) or (N, C, H, W)."""
+        channels, *sides = self.image_shape
+        shapes = [*[tuple(sides)] * (channels == 1), self.image_shape]
+        batch = f"(N, {', '.join(map(str, self.image_shape))})"
+        accepted = f"{ACCEPTED}, of shape {', '.join(map(str, shapes))} or {batch}"
+        if not isinstance(array, Tensor | np.ndarray):
+            raise ValueError(f"a {type(array).__name__} is not a picture: give {accepted}")
+        if isinstance(array, np.ndarray) and array.dtype.kind not in "uif":
+            raise ValueError(f"a picture cannot be {array.dtype}: give {accepted}")
+        if isinstance(array, np.ndarray):
+            array = torch.tensor(array.astype(array.dtype.newbyteorder("="), order="C"))
+        images: Tensor = array.detach().cpu()
+        if channels == 1 and images.shape == tuple(sides):
+            images = images.unsqueeze(0)
+        if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
+            raise ValueError(f"a picture cannot have the shape {tuple(images.shape)}: give {accepted}")
+        if images.is_floating_point():
+            if not bool(((images >= 0) & (images <= 1)).all()):
+                raise ValueError(f"floats must be from 0 to 1: give {accepted}")
+            return (images * 255).round().to(torch.uint8)
+        if images.dtype != torch.uint8:
+            raise ValueError(f"a picture cannot be {images.dtype}: give {accepted}")
+        return images
 
     def check_transform(self) -> None:
         """Raises a ``UserError`` if training had a transform that was not given."""
@@ -193,35 +219,14 @@ def compare(predictor: Predictor, compute: Callable[[np.ndarray], np.ndarray]) -
 
     Args:
         predictor: The model.
-        compute: Maps images, uint8 (N, 1, 28, 28), to probabilities, (N, num_classes).
+        compute: Maps images, uint8 (N, C, H, W), to probabilities, (N, num_classes).
 
     Returns:
         The largest difference between two probabilities, and the share of images with the same class.
     """
     random = np.random.default_rng(0)
-    strength = random.random((CHECKED, 1, 1, 1))
-    images = (random.random((CHECKED, 1, SIDE, SIDE)) ** (4 * strength) * strength * 255).astype(np.uint8)
+    strength = random.random(CHECKED)
+    shape = predictor.image_shape
+    images = np.stack([(random.random(shape) ** (4 * one) * one * 255).astype(np.uint8) for one in strength])
     found, expected = compute(images), predictor.predict(torch.from_numpy(images)).probabilities.numpy()
     return float(np.abs(found - expected).max()), float((found.argmax(1) == expected.argmax(1)).mean())
-
-
-def _check_array(array: Any) -> Tensor:
-    """Returns an array or tensor as uint8 (1, 28, 28) or (N, 1, 28, 28)."""
-    if not isinstance(array, Tensor | np.ndarray):
-        raise ValueError(f"a {type(array).__name__} is not a picture: give {ACCEPTED}")
-    if isinstance(array, np.ndarray) and array.dtype.kind not in "uif":
-        raise ValueError(f"a picture cannot be {array.dtype}: give {ACCEPTED}")
-    if isinstance(array, np.ndarray):
-        array = torch.tensor(array.astype(array.dtype.newbyteorder("="), order="C"))
-    images: Tensor = array.detach().cpu()
-    if images.shape == (SIDE, SIDE):
-        images = images.unsqueeze(0)
-    if images.ndim not in (3, 4) or images.shape[-3:] != (1, SIDE, SIDE):
-        raise ValueError(f"a picture cannot have the shape {tuple(images.shape)}: give {ACCEPTED}")
-    if images.is_floating_point():
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError(f"floats must be from 0 to 1: give {ACCEPTED}")
-        return (images * 255).round().to(torch.uint8)
-    if images.dtype != torch.uint8:
-        raise ValueError(f"a picture cannot be {images.dtype}: give {ACCEPTED}")
-    return images

@@ -73,7 +73,8 @@ def make_server(
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["POST"], allow_headers=["*"])
-    page = render({"origin": origin, "classes": list(predictor.class_names), "examples": ""})
+    shape = list(predictor.image_shape)
+    page = render({"origin": origin, "classes": list(predictor.class_names), "examples": "", "shape": shape})
 
     async def show(_: Request) -> Response:
         return HTMLResponse(page)

@@ -126,7 +126,7 @@ def _save_all(
     predictor: Predictor, result: Converted, row: Row, seen: Path | None, why: Path | None, place: str
 ) -> str:
     """Saves the input of the network, and which pixels decided. Returns what is added to the note."""
-    note = _save(result.image[0], seen / place) if seen else ""
+    note = _save(result.image.movedim(0, -1).squeeze(-1), seen / place) if seen else ""
     if note or not why or result.empty:
         return note
     label = predictor.class_names.index(row["predicted"])

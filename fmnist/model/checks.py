@@ -1,14 +1,14 @@
 """Checks of what a classifier is given: settings, images, and a custom network before its first step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fmnist.errors import UserError, check
-from fmnist.model.network import example_images, name_network, run_network
+from fmnist.model.network import IMAGE_SHAPE, example_images, is_image_shape, name_network, run_network
 from fmnist.model.typicality import forward_with_features
 
 TOLERANCE = 0.01  # resizing with interpolation can leave [0, 1] by this much
@@ -22,8 +22,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name, right, rule in (
         ("hidden_dims", lambda value: all(width > 0 for width in value), "widths are positive"),
         ("dropout", lambda value: 0 <= value < 1, within),
-        ("mean", lambda value: value is None or math.isfinite(value), "it must be a number"),
-        ("std", lambda value: value is None or 0 < value < math.inf, "it must be positive"),
+        ("mean", lambda value: all(map(math.isfinite, _as_list(value))), "it must be a number"),
+        ("std", lambda value: all(0 < one < math.inf for one in _as_list(value)), "it must be positive"),
+        ("image_shape", is_image_shape, "it must be channels, height and width, at most 16, 1024 and 1024"),
         ("warmup_ratio", lambda value: 0 <= value <= 1, "it must be in [0, 1]"),
         ("mixup", lambda value: 0 <= value < math.inf, "it must not be negative, nor infinite"),
         ("label_smoothing", lambda value: 0 <= value < 1, within),
@@ -31,11 +32,15 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         check(right(settings[name]), f"model.{name} is {settings[name]}: {rule}")
 
 
+def _as_list(value: float | Sequence[float] | None) -> Sequence[float]:
+    return value if isinstance(value, Sequence) else [] if value is None else [value]
+
+
 def check_pixels(images: Tensor) -> None:
     """Raises a ``UserError`` for floats outside of [0, 1]: images that are already normalized, or not yet divided.
 
     Args:
-        images: (B, 1, 28, 28); bytes cannot be wrong, and looking at them would make the host wait for the device.
+        images: (B, C, H, W); bytes cannot be wrong, and looking at them would make the host wait for the device.
     """
     if not images.is_floating_point() or torch.compiler.is_compiling():
         return
@@ -47,13 +52,19 @@ def check_pixels(images: Tensor) -> None:
     )
 
 
-def check_network(network: nn.Module, build: Callable[[], nn.Module], warn: Callable[[str], None]) -> bool:
+def check_network(
+    network: nn.Module,
+    build: Callable[[], nn.Module],
+    warn: Callable[[str], None],
+    image_shape: Sequence[int] = IMAGE_SHAPE,
+) -> bool:
     """Uses copies of a new custom network as training, evaluation and loading will; the network itself is not used.
 
     Args:
         network: What ``build_network`` returned.
         build: Makes another one of the same kind.
         warn: Prints a line.
+        image_shape: Channels, height and width of the images.
 
     Returns:
         Whether the network has features for typicality.
@@ -61,7 +72,7 @@ def check_network(network: nn.Module, build: Callable[[], nn.Module], warn: Call
     Raises:
         UserError: It cannot be trained, loaded again, or used for a single image.
     """
-    name, images = name_network(network), example_images()
+    name, images = name_network(network), example_images(image_shape)
     with torch.random.fork_rng(devices=[]):
         model, again = (_copy(network, build).eval() for _ in range(2))
         logits = _forward(model, images)

@@ -16,13 +16,13 @@ class Ensemble(TrainedModel):
     Its logits are the logarithm of that mean; https://arxiv.org/abs/1612.01474.
 
     Args:
-        models: The members, of the same classes.
+        models: The members, of the same classes and image shape.
     """
 
     network: Any
 
     def __init__(self, models: Sequence[TrainedModel]) -> None:
-        super().__init__(nn.ModuleList(models), models[0].class_names)
+        super().__init__(nn.ModuleList(models), models[0].class_names, image_shape=models[0].image_shape)
 
     def predict(self, images: Tensor) -> Output:
         """Computes what ``TrainedModel.predict`` does, and the logits of the members; typicality is their mean."""

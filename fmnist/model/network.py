@@ -1,6 +1,7 @@
 """The network that settings describe: built, written down as plain values, and its head found."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -9,9 +10,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fmnist.errors import UserError, check
+from fmnist.model.convnet import ConvNet
 from fmnist.model.mlp import MLP, PixelNormalization
 from fmnist.names import describe_code
 
+IMAGE_SHAPE = (1, 28, 28)  # channels, height and width of Fashion-MNIST's images
+MAX_SIDE, MAX_CHANNELS = 1024, 16
+# The only classes that the network in a checkpoint can mean, other than the MLP, if the user names none
+NETWORKS = {"fmnist.model.convnet.ConvNet": ConvNet}
 MLP_SETTINGS = ("hidden_dims", "dropout", "normalization", "activation")
 
 
@@ -19,23 +25,27 @@ class NetworkFactory(Protocol):
     """A class, or a function, that makes a network for a number of classes."""
 
     def __call__(self, *, num_classes: int) -> nn.Module:
-        """Makes a network that maps normalized images, float32 (B, 1, 28, 28), to logits (B, num_classes)."""
+        """Makes a network that maps normalized images, float32 (B, C, H, W), to logits (B, num_classes)."""
 
 
 def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = None) -> nn.Module:
     """Builds the network that settings describe, normalization of the pixels included.
 
     Args:
-        settings: Hyper-parameters of an ``ImageClassifier``; mean and std of Fashion-MNIST where they are None.
+        settings: Hyper-parameters of an ``ImageClassifier``; what is None of mean and std is Fashion-MNIST's.
         factory: Makes the network; the MLP of the settings if not given.
 
     Raises:
         UserError: The network cannot be made, or does not return logits for two images.
     """
     classes = len(settings["class_names"])
+    shape = settings.get("image_shape") or IMAGE_SHAPE
     pixels = {name: settings[name] for name in ("mean", "std") if settings[name] is not None}
+    for name, value in pixels.items():
+        fits = not isinstance(value, Sequence) or len(value) in (1, shape[0])
+        check(fits, f"model.{name} is {value}: give one number, or {shape[0]} for {describe_shape(shape)} images")
     if factory is None:
-        return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels)
+        return MLP(classes, **{name: settings[name] for name in MLP_SETTINGS}, **pixels, image_shape=shape)
     try:
         network = factory(num_classes=classes)
     except TypeError as error:
@@ -49,14 +59,25 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
             if expanded:  # nothing can be loaded into memory that elements share
                 setattr(module, name, buffer.contiguous())
     whole = nn.Sequential(PixelNormalization(**pixels), network)
-    _check_logits(whole, classes)
+    _check_logits(whole, classes, shape)
     return whole
 
 
-def example_images() -> Tensor:
-    """Returns two made-up images that differ in brightness, uint8 (2, 1, 28, 28)."""
-    pixels = torch.arange(28 * 28, device="cpu")
-    return torch.stack([pixels % 256, pixels * 7 % 64]).to(torch.uint8).reshape(2, 1, 28, 28)
+def is_image_shape(shape: Any) -> bool:
+    """Returns whether these are channels, height and width of images that can be had."""
+    whole = isinstance(shape, list | tuple) and len(shape) == 3 and all(type(size) is int for size in shape)
+    return whole and 1 <= shape[0] <= MAX_CHANNELS and all(1 <= side <= MAX_SIDE for side in shape[1:])
+
+
+def describe_shape(shape: Sequence[int]) -> str:
+    """Writes channels, height and width, such as ``3 x 64 x 64``."""
+    return " x ".join(map(str, shape))
+
+
+def example_images(shape: Sequence[int] = IMAGE_SHAPE) -> Tensor:
+    """Returns two made-up images of a shape (C, H, W) that differ in brightness, uint8 (2, C, H, W)."""
+    pixels = torch.arange(math.prod(shape), device="cpu")
+    return torch.stack([pixels % 256, pixels * 7 % 64]).to(torch.uint8).reshape(2, *shape)
 
 
 def name_network(network: nn.Module) -> str:
@@ -77,13 +98,15 @@ def run_network(network: nn.Module, images: Tensor, how: str) -> Any:
         raise UserError(f"{name_network(network)} cannot take {how}: {reason}") from error
 
 
-def _check_logits(network: nn.Sequential, classes: int) -> None:
+def _check_logits(network: nn.Sequential, classes: int, shape: Sequence[int]) -> None:
     """Refuses a network that has no finite logits for two images; lazy layers get their shapes here."""
     name = name_network(network)
     modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = run_network(network.eval(), example_images(), "normalized images, float (2, 1, 28, 28)")
+            how = f"normalized images, float {(2, *shape)}"
+            images = example_images(shape).to(next(network.buffers()).device)  # that of the normalization
+            logits = run_network(network.eval(), images, how)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -99,7 +122,7 @@ def build_on_meta(settings: Mapping[str, Any], factory: NetworkFactory | None = 
         with torch.device("meta"):
             return build_network(settings, factory)
     except Exception:
-        if factory is None:  # the MLP can always be built like that, if its settings make sense
+        if factory is None or getattr(factory, "func", None) in NETWORKS.values():  # ours can always be built like that
             raise
         return build_network(settings, factory)
 

@@ -1,5 +1,6 @@
 """A trained network: what it computes for images."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fmnist.model.checks import check_pixels
+from fmnist.model.network import IMAGE_SHAPE
 from fmnist.model.typicality import PenultimateFeatures, Typicality
 
-BATCH = 500  # images that go through a network at once
+BATCH, BATCH_VALUES = 500, 2_000_000  # images that go through a network at once, and their pixels
 
 
 class Output(NamedTuple):
@@ -36,29 +38,35 @@ class TrainedModel(nn.Module):
     Its weights have the names that they have in a checkpoint: ``network.*`` and ``temperature``.
 
     Args:
-        network: Maps images, uint8 (B, 1, 28, 28), to logits, float (B, num_classes).
+        network: Maps images, uint8 (B, C, H, W), to logits, float (B, num_classes).
         class_names: Name of each class.
         typicality: What ``TypicalityFitter.fit`` returned; nothing if it is not available.
+        image_shape: Channels, height and width of the images, (C, H, W).
     """
 
     temperature: Tensor
 
     def __init__(
-        self, network: nn.Module, class_names: Sequence[str], typicality: Mapping[str, Tensor] | None = None
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        typicality: Mapping[str, Tensor] | None = None,
+        image_shape: Sequence[int] = IMAGE_SHAPE,
     ) -> None:
         super().__init__()
         self.network = network
         self.class_names = list(class_names)
+        self.image_shape = tuple(image_shape)
         self.register_buffer("temperature", torch.ones(()))
         self.typicality = Typicality(typicality) if typicality else None
         self.features = PenultimateFeatures(network) if typicality else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to calibrated probabilities (B, num_classes)."""
+        """Maps images, uint8 or floats from 0 to 1, (B, C, H, W), to calibrated probabilities (B, num_classes)."""
         return self.predict(images).probabilities
 
     def predict(self, images: Tensor) -> Output:
-        """Computes all fields in one pass of images, uint8 or floats from 0 to 1, (B, 1, 28, 28)."""
+        """Computes all fields in one pass of images, uint8 or floats from 0 to 1, (B, C, H, W)."""
         check_pixels(images)
         logits = self.network(images)
         features = self.features.compute() if self.features else None
@@ -67,10 +75,12 @@ class TrainedModel(nn.Module):
             typicality = self.typicality(images, features, logits)
         return Output(logits, calibrate(logits, self.temperature), typicality)
 
-    def predict_in_batches(self, images: Tensor) -> Output:
-        """Computes the same for any number of images, uint8 (N, 1, 28, 28); the tensors are on the CPU."""
+    def predict_in_batches(self, images: Any) -> Output:
+        """Computes the same for any number of images, uint8 (N, C, H, W), or what has them as slices; on the CPU."""
+        size = max(1, min(BATCH, BATCH_VALUES // math.prod(self.image_shape)))
         with torch.inference_mode():
-            parts = [self.predict(part.to(self.temperature.device)) for part in torch.split(images, BATCH)]
+            batches = (images[start : start + size] for start in range(0, max(1, len(images)), size))
+            parts = [self.predict(batch.to(self.temperature.device)) for batch in batches]
         columns: Any = zip(*parts, strict=True)  # a tuple of tensors, or of None, for each field
         whole: Any = (None if rows[0] is None else torch.cat(rows).cpu() for rows in columns)
         return Output(*whole)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SIDE = 28  # pixels of a side that typicality sees
 UNLIKE = 0.01  # typicality below which a picture is called unlike the training images
 ENOUGH = 200  # validation images; fewer do not show what one in a hundred is
 AXES = 32  # directions of a subspace
@@ -83,7 +84,7 @@ class Typicality(nn.Module):
         """Maps a batch to the share of validation images that are less typical, from 0 to 1, float (B,).
 
         Args:
-            images: uint8 or floats from 0 to 1, (B, 1, 28, 28).
+            images: uint8 or floats from 0 to 1, (B, C, H, W).
             features: What the last layer was given, float (B, D).
             logits: float (B, num_classes).
         """
@@ -135,7 +136,7 @@ class TypicalityFitter:
         """Fits distributions to one half of the images, and what is usual to the other.
 
         Args:
-            images: uint8 or floats from 0 to 1, (N, 1, 28, 28), on the CPU like the others.
+            images: uint8 or floats from 0 to 1, (N, C, H, W), on the CPU like the others.
             features: float (N, D); None without any.
             logits: float (N, num_classes).
 
@@ -162,9 +163,28 @@ class TypicalityFitter:
         return self.state
 
 
+def shrink(images: Tensor) -> Tensor:
+    """Reduces images, uint8 or floats from 0 to 1, (B, C, H, W), to grey floats, (B, 1, 28, 28); those of 28 x 28 stay.
+
+    The pixels of a large picture in colour are too many for a distribution of them.
+    """
+    height, width = images.shape[2:]
+    if images.shape[1:] == (1, SIDE, SIDE):
+        return images
+    grey = images.float().mean(1, keepdim=True) / (1 if images.is_floating_point() else 255)
+    return _averages(height).to(grey) @ grey @ _averages(width).to(grey).T
+
+
+def _averages(size: int) -> Tensor:
+    """Returns the share of each pixel of a row in 28 equal parts of it, float (28, size)."""
+    edges, pixels = torch.arange(SIDE + 1) * (size / SIDE), torch.arange(size)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return overlap.clamp_min(0) * (SIDE / size)
+
+
 def _flatten(images: Tensor) -> Tensor:
-    values = images.flatten(1)
-    return values if images.is_floating_point() else values.float() / 255
+    values = shrink(images).flatten(1)
+    return values if values.is_floating_point() else values.float() / 255
 
 
 def _subspace(name: str, values: Tensor) -> State:

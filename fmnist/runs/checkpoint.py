@@ -17,7 +17,15 @@ from fmnist.files import digest_file
 from fmnist.limits import check_size
 from fmnist.model.ensemble import Ensemble
 from fmnist.model.mlp import MLP
-from fmnist.model.network import NetworkFactory, build_network, build_on_meta
+from fmnist.model.network import (
+    IMAGE_SHAPE,
+    NETWORKS,
+    NetworkFactory,
+    build_network,
+    build_on_meta,
+    describe_shape,
+    is_image_shape,
+)
 from fmnist.model.trained import TrainedModel
 from fmnist.names import UntrustedCodeError
 from fmnist.runs.archive import read_archive
@@ -40,14 +48,14 @@ def read_checkpoint(path: Path, network: NetworkFactory | None = None) -> Checkp
 
     Args:
         path: An existing file.
-        network: The class or function that the network was made by, if it is not the MLP.
+        network: The class or function that the network was made by, if it is not one of the package.
 
     Returns:
         What Lightning saved; at least ``state_dict``, ``hyper_parameters``, ``conversion`` and ``epoch``.
 
     Raises:
         UserError: The file is damaged, is no checkpoint, or holds something other than plain values.
-        UntrustedCodeError: Its network is not the MLP, and has not been given.
+        UntrustedCodeError: Its network is not one of the package, and has not been given.
     """
     checkpoint = read_values(path)
     choose_network(path, checkpoint["hyper_parameters"], network)
@@ -55,7 +63,7 @@ def read_checkpoint(path: Path, network: NetworkFactory | None = None) -> Checkp
 
 
 def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory | None) -> NetworkFactory | None:
-    """Returns what makes the network of a checkpoint; None for the MLP.
+    """Returns what makes the network of a checkpoint, one of ``NETWORKS`` or what is given; None for the MLP.
 
     Args:
         path: The checkpoint's file.
@@ -63,16 +71,16 @@ def choose_network(path: Path, settings: dict[str, Any], given: NetworkFactory |
         given: The class or function that the user trusts.
 
     Raises:
-        UntrustedCodeError: None was given, and the network is not the MLP.
+        UntrustedCodeError: None was given, and the network is not one of the package.
     """
     described = settings.get("network")
     if described is None:
         return None
-    if given is None:
-        name = described.get("class_path") if isinstance(described, dict) else described
-        raise UntrustedCodeError(path, {"model.network": str(name)})
+    name = str(described.get("class_path") if isinstance(described, dict) else described)
+    made: Any = given or NETWORKS.get(name)  # a class or a function
+    if made is None:
+        raise UntrustedCodeError(path, {"model.network": name})
     arguments = described.get("init_args") if isinstance(described, dict) else None
-    made: Any = given  # a class or a function
     if inspect.isclass(made) and isinstance(arguments, dict):
         made = partial(made, **arguments)
     factory: NetworkFactory = made
@@ -85,6 +93,7 @@ def read_values(path: Path) -> Checkpoint:
     with _one_line(path):
         check_size(checkpoint["hyper_parameters"])
         settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
+        settings.setdefault("image_shape", list(IMAGE_SHAPE))  # of a version that knew no other
         known = settings.keys() >= REQUIRED and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
             _check_settings(settings)
@@ -117,7 +126,8 @@ def load_model(
     check_weights(path, checkpoint, network)
     with _one_line(path):
         built = convert(build_network(settings, choose_network(path, settings, network)))
-        model = TrainedModel(built, settings["class_names"], checkpoint.get("typicality") or {}).eval()
+        typicality = checkpoint.get("typicality") or {}
+        model = TrainedModel(built, settings["class_names"], typicality, settings["image_shape"]).eval()
         model.load_state_dict(checkpoint["state_dict"])
         _check_answer(model)
     return model
@@ -152,9 +162,10 @@ def check_members(members: Sequence[Member], same_split: bool) -> None:
 
 def _describe(checkpoint: Checkpoint, with_split: bool) -> dict[str, str]:
     split = data_state(checkpoint).get("split") or "unknown"
-    conversion = checkpoint["conversion"]
+    conversion, settings = checkpoint["conversion"], checkpoint["hyper_parameters"]
     return {
-        "classes are": ", ".join(checkpoint["hyper_parameters"]["class_names"]),
+        "classes are": ", ".join(settings["class_names"]),
+        "images are": describe_shape(settings["image_shape"]),
         "pictures were converted by": " after ".join(filter(None, (conversion["name"], conversion.get("transform")))),
         **({"split of the data is": split} if with_split else {}),
     }
@@ -177,8 +188,11 @@ def _check_settings(settings: dict[str, Any]) -> None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError("its class names are not texts")
     "".join(names).encode()  # a lone surrogate can be read, but not written
-    numbers = all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in (mean, std))
-    if not numbers or (std is not None and std <= 0):
+    if not is_image_shape(settings["image_shape"]):
+        raise ValueError("the shape of its images is not valid")
+    means, stds = ([] if value is None else value if isinstance(value, list) else [value] for value in (mean, std))
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in means + stds)
+    if not numbers or any(value <= 0 for value in stds):
         raise ValueError("its mean or std of the pixels is not valid")
     for name in ("network", "optimizer"):
         made = settings.get(name)
@@ -265,7 +279,7 @@ def _check_state(weights: dict[str, Tensor], model: TrainedModel) -> None:
 
 def _check_answer(model: TrainedModel) -> None:
     """Refuses a model that returns no probabilities, or no typicality, for a black and a white image."""
-    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 1, 28, 28)
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, *model.image_shape)
     with torch.inference_mode():
         output = model.predict(images)
     if not output.probabilities.isfinite().all():

@@ -12,6 +12,7 @@ from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
 from fmnist.model.calibration import fit_temperature
+from fmnist.model.mlp import Statistics
 from fmnist.model.trained import Output, TrainedModel
 from fmnist.model.typicality import TypicalityFitter
 from fmnist.seeds import global_seed, mix_seeds
@@ -23,8 +24,8 @@ from fmnist.training.optimization import begin_epoch, check_loss
 class CalibratedModule(Evaluator):
     """A classifier that is measured and calibrated after every epoch, whose randomness is a function of seed and epoch.
 
-    A subclass builds ``network``, has ``class_names``, ``mean`` and ``std`` among its hyper-parameters, and in its
-    steps updates ``train_metrics``, or ``val_outputs`` and ``val_inputs``.
+    A subclass builds ``network``, has ``class_names``, ``image_shape``, ``mean`` and ``std`` among its
+    hyper-parameters, and in its steps updates ``train_metrics``, or ``val_outputs`` and ``val_inputs``.
     """
 
     temperature: Tensor
@@ -49,9 +50,14 @@ class CalibratedModule(Evaluator):
         names: list[str] = self.hparams["class_names"]
         return names
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images."""
+        return tuple(self.hparams["image_shape"])
+
     def trained(self) -> TrainedModel:
         """Returns a copy of the network as it is now, with its calibration and its classes."""
-        model = TrainedModel(deepcopy(self.network), self.class_names, self.typicality.state)
+        model = TrainedModel(deepcopy(self.network), self.class_names, self.typicality.state, self.image_shape)
         model.temperature = self.temperature.clone()
         return model.to(self.device).eval()
 
@@ -66,10 +72,10 @@ class CalibratedModule(Evaluator):
         return self.predict(batch[0])
 
     def setup(self, stage: str) -> None:
-        """Compares the classes with those of the data module, and takes conversion and pixel statistics from it.
+        """Compares classes and shape with those of the data module, and takes conversion and pixel statistics from it.
 
         Raises:
-            UserError: The classes differ.
+            UserError: They differ.
         """
         super().setup(stage)
         self.seed = global_seed()
@@ -86,11 +92,11 @@ class CalibratedModule(Evaluator):
             self.to(torch.get_default_dtype())  # from what the trainer before had converted it to
         self.trainer.precision_plugin.convert_module(self)  # before a checkpoint is loaded: 64 bits would be cut to 32
 
-    def use_pixel_statistics(self, mean: float, std: float) -> None:
+    def use_pixel_statistics(self, mean: Statistics, std: Statistics) -> None:
         """Normalizes pixels by these, where the hyper-parameters leave them open; the data module calls it in ``fit``.
 
         Args:
-            mean: Mean of the training pixels, from 0 to 1.
+            mean: Mean of the training pixels, from 0 to 1; one number, or a list with one for each channel.
             std: Their standard deviation.
 
         Raises:
@@ -102,7 +108,7 @@ class CalibratedModule(Evaluator):
             check(alone, f"a strategy that spawns or forks returns weights only: give mean={mean}, std={std}")
             self._normalize(found)
 
-    def _normalize(self, found: dict[str, float]) -> None:
+    def _normalize(self, found: dict[str, Statistics]) -> None:
         self.hparams.update(found)
         self.network[0].set_statistics(self.hparams["mean"], self.hparams["std"])  # type: ignore[index]
 
@@ -161,10 +167,10 @@ class CalibratedModule(Evaluator):
         """Loads what is not a weight: normalization and conversion of pictures, and what is typical.
 
         Raises:
-            UserError: The checkpoint has other classes.
+            UserError: The checkpoint has other classes, or images of another shape.
         """
         saved = checkpoint["hyper_parameters"]
-        self.check_classes(saved["class_names"], "the checkpoint has")
+        self.check_data(saved["class_names"], saved.get("image_shape", FashionMNIST.image_shape), "the checkpoint has")
         self._normalize({name: saved[name] for name in ("mean", "std") if saved[name] is not None})
         self.conversion = checkpoint["conversion"]
         self.typicality.state = checkpoint.get("typicality", {})

@@ -16,7 +16,7 @@ from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.errors import check
 from fmnist.model.checks import check_network, check_pixels, check_settings
 from fmnist.model.network import NetworkFactory, build_network, describe_network
-from fmnist.model.typicality import forward_with_features
+from fmnist.model.typicality import forward_with_features, shrink
 from fmnist.runs.checkpoint import check_restorable
 from fmnist.training.averaging import AveragingCheck
 from fmnist.training.calibration import CalibratedModule
@@ -36,7 +36,8 @@ class ImageClassifier(CalibratedModule):
         dropout: Probability with which a hidden unit is zeroed in training, in [0, 1).
         normalization: Batch normalization in each hidden layer, or none.
         activation: Non-linearity of the hidden layers.
-        mean: Mean of the pixels on a scale from 0 to 1; that of the training images if not given.
+        mean: Mean of the pixels on a scale from 0 to 1, one for all channels or one for each; that of the training
+            images if not given.
         std: Standard deviation of the pixels on the same scale.
         optimizer: Optimizer class and its settings, such as ``SGD`` with ``lr``; SGD at 0.1 if not given.
         lr_schedule: Course of the learning rate over all steps, after the warm-up.
@@ -46,10 +47,11 @@ class ImageClassifier(CalibratedModule):
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
         class_weights: ``balanced`` divides the loss of a training image by its class's share of them.
         network: Another network than the MLP, by the path of a class or a function. Called as
-            ``network(num_classes=n)``, it maps normalized images, float (B, 1, 28, 28), to logits.
+            ``network(num_classes=n)``, it maps normalized images, float (B, C, H, W), to logits.
         weights: A checkpoint or run to begin with: weights, and mean and std of the pixels. A head for other classes
             is new.
         class_names: Names of the classes, those of Fashion-MNIST if not given; ``fit`` takes them from the data.
+        image_shape: Channels, height and width of the images, as for the names; 1, 28 and 28 if not given.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class ImageClassifier(CalibratedModule):
         dropout: float = 0.0,
         normalization: Literal["none", "batch"] = "none",
         activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
-        mean: float | None = None,
-        std: float | None = None,
+        mean: float | list[float] | None = None,
+        std: float | list[float] | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_schedule: Schedule = "constant",
         warmup_ratio: float = 0.0,
@@ -69,9 +71,11 @@ class ImageClassifier(CalibratedModule):
         network: NetworkFactory | None = None,
         weights: str | None = None,
         class_names: list[str] | None = None,
+        image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        self.hparams["image_shape"] = list(image_shape or FashionMNIST.image_shape)
         check_settings(self.hparams)
         # Plain values only, so that every checkpoint loads with weights_only=True, which runs no code.
         self.hparams["hidden_dims"] = list(hidden_dims)
@@ -79,13 +83,14 @@ class ImageClassifier(CalibratedModule):
         self.hparams["network"] = describe_network(network)
         self.hparams["weights"] = None  # those that a checkpoint has are newer
         pretrained = Pretrained(weights) if weights else None
+        self.is_pretrained = pretrained is not None
         if pretrained:
             pretrained.copy_pixel_statistics(self.hparams)
         self.network = build_network(self.hparams, network)
         if network is not None:
             check_restorable(self.network)
             build = partial(build_network, self.hparams, network)
-            self.typicality.available = check_network(self.network, build, rank_zero_only(print))
+            self.typicality.available = check_network(self.network, build, rank_zero_only(print), self.image_shape)
         if pretrained:
             pretrained.copy_weights(self.network, self.hparams, network)
         self.class_weights: Tensor | None = None  # float (C,); counted when the data is known
@@ -94,14 +99,14 @@ class ImageClassifier(CalibratedModule):
             self.hparams["optimizer"] = describe_optimizer(make_optimizer(optimizer, self.network.parameters()))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps images, uint8 or floats from 0 to 1, (B, 1, 28, 28), to logits, float (B, num_classes)."""
+        """Maps images, uint8 or floats from 0 to 1, (B, C, H, W), to logits, float (B, num_classes)."""
         check_pixels(images)
         logits: Tensor = self.network(images)
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the loss of a batch; Lightning calls ``backward`` on it, and then the optimizer's ``step``."""
-        images, labels = batch  # uint8 (B, 1, 28, 28), int64 (B,)
+        images, labels = batch  # uint8 (B, C, H, W), int64 (B,)
         targets = labels
         if self.hparams["mixup"]:  # targets become probabilities: share * one_hot(a) + (1 - share) * one_hot(b)
             shares = one_hot(labels, len(self.hparams["class_names"])).to(torch.get_default_dtype())
@@ -116,7 +121,7 @@ class ImageClassifier(CalibratedModule):
         with torch.autocast(self.device.type, enabled=False):  # in float32, whatever training computes in
             logits, features = forward_with_features(self, batch[0])  # features: the inputs of the last layer
         self.val_outputs.update(logits, batch[1])
-        self.val_inputs.update(batch[0], features if self.typicality.available else None)
+        self.val_inputs.update(shrink(batch[0]), features if self.typicality.available else None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""

@@ -1,5 +1,6 @@
 """A trained model under Lightning's trainer: each image goes through each network once."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from fmnist.errors import check
 from fmnist.evaluation.scores import score
+from fmnist.model.network import describe_shape
 from fmnist.model.trained import Output, TrainedModel
 from fmnist.training.metrics import Outputs
 
@@ -44,21 +46,27 @@ class Evaluator(LightningModule):
         """Names of the classes."""
         return self.models[0].class_names
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images."""
+        return self.models[0].image_shape
+
     def setup(self, stage: str) -> None:
-        """Compares the classes with those of the data module.
+        """Compares classes and shape of the images with those of the data module.
 
         Raises:
             UserError: They differ.
         """
         self.evaluated = None
-        found = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        if found is not None:
-            self.check_classes(found, "the data has")
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if hasattr(data, "class_names"):
+            self.check_data(data.class_names, getattr(data, "image_shape", self.image_shape), "the data has")
 
-    def check_classes(self, names: list[str], whose: str) -> None:
-        """Raises a ``UserError`` if the model has other classes."""
-        known = self.class_names
+    def check_data(self, names: list[str], shape: Sequence[int], whose: str) -> None:
+        """Raises a ``UserError`` if the model has other classes, or takes images of another shape."""
+        known, fits = self.class_names, tuple(shape) == self.image_shape
         check(known == names, f"the model predicts {', '.join(known)}; {whose} {', '.join(names)}")
+        check(fits, f"the model takes images of {describe_shape(self.image_shape)}; {whose} {describe_shape(shape)}")
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         """Collects what the model computes for a batch, and returns it."""

@@ -36,7 +36,9 @@ class Pretrained:
     def copy_pixel_statistics(self, settings: MutableMapping[str, Any]) -> None:
         """Sets mean and standard deviation of the pixels, where they are None, to those of the pretrained network."""
         for name in ("mean", "std"):
-            settings[name] = self.settings[name] if settings[name] is None else settings[name]
+            known = self.settings[name]
+            fits = not isinstance(known, list) or len(known) == settings["image_shape"][0]
+            settings[name] = known if settings[name] is None and fits else settings[name]
 
     def copy_weights(
         self, network: nn.Module, settings: Mapping[str, Any], factory: NetworkFactory | None = None

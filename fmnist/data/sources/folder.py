@@ -22,19 +22,23 @@ class ImageFolder(PictureSource):
     Args:
         folder: The folder.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``distance`` trims, centres and takes the distance from a plain background; ``resize`` only turns
-            grey and resizes.
+        conversion: ``distance`` (grey) trims, centres and takes the distance from a plain background; ``resize``, the
+            default for colour, fits the picture in; ``crop`` fills the image from the middle of the picture.
         skip_broken: Leave out pictures that cannot be read, and say how many.
+        image_size: Height and width of the images: a number for squares, or both in a list.
+        color: Keep the colours, in three channels; otherwise images are grey.
     """
 
     def __init__(
         self,
         folder: str,
         test_size: int | float = 0.2,
-        conversion: Conversion = "distance",
+        conversion: Conversion | None = None,
         skip_broken: bool = False,
+        image_size: int | list[int] = 28,
+        color: bool = False,
     ) -> None:
-        super().__init__(test_size, conversion, skip_broken)
+        super().__init__(test_size, conversion, skip_broken, image_size, color)
         self.folder = folder
 
     def prepare(self) -> None:

@@ -33,23 +33,27 @@ class Parquet(PictureSource):
         path: A file; a pattern for several; or a folder, in which ``train``, ``test`` and ``val`` in the names of
             files, or of the folders that they are in, tell the parts.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``distance`` trims, centres and takes the distance from a plain background; ``resize`` only turns
-            grey and resizes.
+        conversion: ``distance`` (grey) trims, centres and takes the distance from a plain background; ``resize``, the
+            default for colour, fits the picture in; ``crop`` fills the image from the middle of the picture.
         image_column: Name of the column with the pictures, where the metadata and usual names do not tell.
         label_column: Name of the column with the labels.
         skip_broken: Leave out pictures that cannot be read, and say how many.
+        image_size: Height and width of the images: a number for squares, or both in a list.
+        color: Keep the colours, in three channels; otherwise images are grey.
     """
 
     def __init__(
         self,
         path: str,
         test_size: int | float = 0.2,
-        conversion: Conversion = "distance",
+        conversion: Conversion | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
         skip_broken: bool = False,
+        image_size: int | list[int] = 28,
+        color: bool = False,
     ) -> None:
-        super().__init__(test_size, conversion, skip_broken)
+        super().__init__(test_size, conversion, skip_broken, image_size, color)
         self.path = path
         self.columns = (image_column, label_column)
         self.label_names: list[str] = []

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fmnist.data.cache import Picture, decode
-from fmnist.data.photos import Conversion
+from fmnist.data.images import Rows
+from fmnist.data.photos import WORKING_SIDE, Conversion
 from fmnist.data.sources.source import Source, clean_name
 from fmnist.data.split import resolve_size, split_by_content
 from fmnist.errors import check
@@ -33,10 +34,26 @@ class PictureSource(Source):
     A subclass lists them; without a test part of its own, a share of the pictures becomes one.
     """
 
-    def __init__(self, test_size: int | float, conversion: Conversion, skip_broken: bool) -> None:
+    def __init__(
+        self,
+        test_size: int | float,
+        conversion: Conversion | None,
+        skip_broken: bool,
+        image_size: int | list[int],
+        color: bool,
+    ) -> None:
+        sides = image_size if isinstance(image_size, list) else [image_size, image_size]
+        right = len(sides) == 2 and all(1 <= side <= WORKING_SIDE for side in sides)
+        check(
+            right,
+            f"data.source: image_size is {image_size}: give 1 to {WORKING_SIDE}, or [height, width]",
+        )
+        what = "data.source: the conversion distance makes grey images: give resize or crop, or leave out color"
+        check(not color or conversion != "distance", what)
         check(test_size >= 0, f"data.source: test_size is {test_size}: it must be at least 0")
         self.test_size = test_size
-        self.conversion = conversion
+        self.conversion: Conversion = conversion or ("resize" if color else "distance")
+        self.image_shape = (3 if color else 1, sides[0], sides[1])
         self.skip_broken = skip_broken
         self.transform: Callable[[Any], Any] | None = None
         self._listings: dict[Part, Listing | None] = {}
@@ -75,7 +92,7 @@ class PictureSource(Source):
         if self.transform is None:
             self.load(train=True)
 
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+    def load(self, train: bool) -> tuple[Rows, Tensor]:
         """Reads the training part or the test part; see ``Source.load``."""
         own = self._listing("test")
         images, labels, digests, paths = self._read("train" if train or own is None else "test")
@@ -83,12 +100,12 @@ class PictureSource(Source):
             part = self._split(labels, digests)[not train]
             what = f"data.source: test_size {self.test_size} of {len(labels):,} pictures leaves none"
             check(len(part) > 0, f"{what} to {'train' if train else 'test'} on: give a test part or another test_size")
-            images, labels, digests = images[part], labels[part], digests[part]
+            images, labels, digests = images.select(part), labels[part], digests[part]
             paths = [paths[index] for index in part.tolist()]
         self._loaded[train] = (digests, paths)
         return images, labels
 
-    def load_val(self) -> tuple[Tensor, Tensor, Tensor] | None:
+    def load_val(self) -> tuple[Rows, Tensor, Tensor] | None:
         """Reads the validation part, if there is one; see ``Source.load_val``."""
         return self._read("val")[:3] if self._listing("val") else None
 
@@ -105,7 +122,7 @@ class PictureSource(Source):
             self.load(train)
         return self._loaded[train]
 
-    def _read(self, part: Part) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+    def _read(self, part: Part) -> tuple[Rows, Tensor, Tensor, list[str]]:
         """Returns images, labels, digests and paths of a part."""
         listing = self._listing(part)
         assert listing is not None
@@ -113,14 +130,15 @@ class PictureSource(Source):
         numbers = {name: number for number, name in enumerate(self.class_names)}
         unknown = ", ".join(sorted({*names} - {*numbers}))
         check(not unknown, f"data.source: the {part} part has classes that the training part lacks: {unknown}")
-        decoded = decode(pictures, self.conversion, self.transform, self.skip_broken)
+        how = (self.conversion, self.image_shape)
+        decoded = decode(pictures, how, self.transform, self.skip_broken, self._print)
         self._print(decoded.notice)
         kept = decoded.kept.tolist()
         check(bool(kept), f"data.source: not one picture of the {part} part can be read")
         lost = sorted({*numbers} & {*names} - {names[index] for index in kept}) if part == "train" else []
         check(not lost, f"data.source: of these classes not one picture can be read: {', '.join(lost)}")
         labels = torch.tensor([numbers[names[index]] for index in kept])
-        return decoded.images, labels, decoded.digests, [_path(pictures[index]) for index in kept]
+        return Rows(decoded.images, decoded.kept), labels, decoded.digests, [_path(pictures[index]) for index in kept]
 
     def _print(self, note: str) -> None:
         """Prints a note once, whatever is prepared and loaded again, and from one process of each machine."""

@@ -7,12 +7,16 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from fmnist.data.images import Rows
+
 
 class Source(ABC):
-    """Labelled images of one fixed format, held in memory."""
+    """Labelled images of one shape."""
 
     class_names: list[str]
     """Name of each class, known once the source has been made: before ``prepare``."""
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    """Channels, height and width of the images, known once the source has been made."""
     pixels: tuple[float, float] | None = None
     """Mean and standard deviation of the training pixels, from 0 to 1, where they are published."""
     by_content: bool = False
@@ -47,7 +51,7 @@ class Source(ABC):
     def prepare(self) -> None:
         """Makes sure that everything is on disk. Runs on one process of each machine."""
 
-    def load_val(self) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor] | None:
+    def load_val(self) -> tuple[Tensor | Rows, Tensor] | tuple[Tensor | Rows, Tensor, Tensor] | None:
         """Reads the validation part, as ``load`` does, and its digests if they are known.
 
         Returns:
@@ -67,11 +71,12 @@ class Source(ABC):
         return None
 
     @abstractmethod
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+    def load(self, train: bool) -> tuple[Tensor | Rows, Tensor]:
         """Reads the training part or the test part.
 
         Returns:
-            Images, uint8 (N, 1, 28, 28), and labels, int64 (N,), as indices into ``class_names``.
+            Images, uint8 (N, C, H, W), as a tensor or as ``Rows`` of a file, and labels, int64 (N,), as indices into
+            ``class_names``.
         """
 
 

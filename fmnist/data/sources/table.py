@@ -33,11 +33,13 @@ class CSV(PictureSource):
         transform: Function or class that is applied to each PIL image before the conversion.
         target_transform: Function or class that is applied to each label, as text.
         test_size: Without a test part: pictures to test on, a number or a share below 1.
-        conversion: ``distance`` trims, centres and takes the distance from a plain background; ``resize`` only turns
-            grey and resizes.
+        conversion: ``distance`` (grey) trims, centres and takes the distance from a plain background; ``resize``, the
+            default for colour, fits the picture in; ``crop`` fills the image from the middle of the picture.
         file_column: Name of the column with the files, where usual names do not tell.
         label_column: Name of the column with the labels.
         skip_broken: Leave out pictures that cannot be read, and say how many.
+        image_size: Height and width of the images: a number for squares, or both in a list.
+        color: Keep the colours, in three channels; otherwise images are grey.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class CSV(PictureSource):
         transform: Callable[[Any], Any] | None = None,
         target_transform: Callable[[Any], Any] | None = None,
         test_size: int | float = 0.2,
-        conversion: Conversion = "distance",
+        conversion: Conversion | None = None,
         file_column: str | None = None,
         label_column: str | None = None,
         skip_broken: bool = False,
+        image_size: int | list[int] = 28,
+        color: bool = False,
     ) -> None:
-        super().__init__(test_size, conversion, skip_broken)
+        super().__init__(test_size, conversion, skip_broken, image_size, color)
         self.annotations_file = annotations_file
         self.img_dir = img_dir
         self.test_annotations_file = test_annotations_file
