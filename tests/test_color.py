@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from fmnist import ConvNet, FashionMNISTDataModule, ImageClassifier, ImageFolder, UserError, load
 from fmnist.data.images import Rows
@@ -33,7 +33,9 @@ def cache(tmp_path, monkeypatch):
 def photos(workplace):
     """Crops of two photographs, a temple and a flower, of several sizes; the current folder."""
     random = np.random.default_rng(0)
-    for name, photo in zip(("temple", "flower"), load_sample_images().images, strict=True):
+    (library,) = find_spec("sklearn").submodule_search_locations  # which is not imported: it takes seconds
+    for name, file in (("temple", "china.jpg"), ("flower", "flower.jpg")):
+        photo = np.asarray(Image.open(Path(library, "datasets/images", file)))
         Path("photos", name).mkdir(parents=True)
         for number in range(60):
             height, width = random.integers(40, 90, 2)
@@ -45,7 +47,7 @@ def photos(workplace):
 
 def run(cli, *words):
     code, out, err = cli(*words)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, ""), err
     return out
 
 
@@ -58,9 +60,9 @@ def test_photographs_go_through_every_command(photos, cli):
         "--data.flip=true",
     )
     network = ("--model.network=fmnist.ConvNet", "--model.network.width=4", "--model.optimizer.lr=0.05")
-    run(cli, "fit", *words, *network, "--trainer.max_epochs=4")
-    run(cli, "fit", *words, *network, "--trainer.max_epochs=2")
-    run(cli, "fit", "--ckpt_path=last", "--trainer.max_epochs=4")
+    run(cli, "fit", *words, *network, "--trainer.max_epochs=12")
+    run(cli, "fit", *words, *network, "--trainer.max_epochs=6")
+    run(cli, "fit", "--ckpt_path=last", "--trainer.max_epochs=12")
     runs = [Path("lightning_logs", f"version_{number}/checkpoints/last.ckpt") for number in (0, 1)]
     whole, continued = (torch.load(path, weights_only=True) for path in runs)
     assert all(torch.equal(continued["state_dict"][name], value) for name, value in whole["state_dict"].items())
@@ -112,7 +114,7 @@ def test_the_server_answers_in_colour_and_audit_looks_at_both_folds(photos, cli)
         run(cli, "fit", *words, "--data.fold", fold, "--model.hidden_dims=[8]", "--trainer.max_epochs=1")
     out = run(cli, "audit", "lightning_logs")
     assert "over 2 folds, 120 images" in out
-    assert Path("lightning_logs/labels.html").read_text().count("data:image/png") == 120
+    assert Path("lightning_logs/labels.html").read_text().count("data:image/png") == 100, "the first of them"
     server, listener = make_server(load("version_0"), "here"), socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=[[listener]])
     thread.start()
@@ -152,7 +154,8 @@ def test_only_colour_tells_red_from_blue(workplace, cli):
             *words,
         )
         run(cli, "test", "--ckpt_path", kind)
-        found[kind] = json.loads(Path("lightning_logs", kind, "test/metrics.json").read_text())["acc"]
+        (metrics,) = Path("lightning_logs", kind).rglob("metrics.json")
+        found[kind] = json.loads(metrics.read_text())["acc"]
     assert found["colour"] > 0.95
     assert 0.3 < found["grey"] < 0.7
     with pytest.raises(UserError, match=r"its images are 1 x 20 x 20, not 3 x 20 x 20; leave one of them out"):
