@@ -29,16 +29,16 @@ from fmnist.inference.predictor import Predictor
 from tests.browser import open_browser
 
 GIVEN = """(text) => { const all = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), found = [];
-for (let i = 0; i < all.length; i += 784) found.push(Array.from(fmnist.classify(all.subarray(i, i + 784))));
+for (let i = 0; i < all.length; i += 784) found.push(Array.from(fmnist.predict(all.subarray(i, i + 784)).shares));
 return found; }"""
 READ = """async (texts) => { const found = [];
 for (const text of texts) {
   const { rgba } = await fmnist.decode(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
-  const seen = fmnist.convert(rgba);
-  found.push({ note: seen.note, pixels: Array.from(seen.pixels), shares: Array.from(fmnist.classify(seen.pixels)) });
+  const { note, pixels } = fmnist.convert(rgba), { shares } = fmnist.predict(pixels);
+  found.push({ note, pixels: Array.from(pixels), shares: Array.from(shares) });
 } return found; }"""
 TIMED = """(text) => { const one = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), times = [];
-for (let i = 0; i < 60; i++) { const start = performance.now(); for (let j = 0; j < 10; j++) fmnist.classify(one);
+for (let i = 0; i < 60; i++) { const start = performance.now(); for (let j = 0; j < 10; j++) fmnist.predict(one);
 times.push((performance.now() - start) / 10); } return times.sort((a, b) => a - b)[30]; }"""
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     images = FashionMNIST(args.root).load(train=False)[0]
     with tempfile.TemporaryDirectory() as folder, open_browser(Path(folder)) as browser:
         file = Path(folder) / "demo.html"
-        file.write_text(to_page(predictor, ""), encoding="utf-8")
+        file.write_text(to_page(predictor, {"version": "of this folder"}), encoding="utf-8")
         page = browser.new_page()
         page.goto(file.as_uri())
         print(f"size of the file: {file.stat().st_size / 1e6:.1f} MB")

@@ -15,14 +15,16 @@ from fmnist.inference.page import to_page
 from fmnist.model.explain import occlude
 from fmnist.model.typicality import UNLIKE
 
-CLASSIFY = """(text) => { const all = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), found = [];
-for (let i = 0; i < all.length; i += 784) found.push(Array.from(fmnist.classify(all.subarray(i, i + 784))));
-return found; }"""
-READ = """async (text) => {
-const { rgba } = await fmnist.decode(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
-const seen = fmnist.convert(rgba);
-return { note: seen.note, empty: seen.empty, pixels: Array.from(seen.pixels) }; }"""
-EXPLAIN = "(text) => Array.from(fmnist.explain(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), 3))"
+PREDICT = """(text) => { const all = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), found = [];
+for (let i = 0; i < all.length; i += 784) found.push(fmnist.predict(all.subarray(i, i + 784)));
+return [found.map((one) => Array.from(one.shares)), found.map((one) => one.typicality)]; }"""
+READ = """async (texts) => { const found = [];
+for (const text of texts) {
+  const { rgba } = await fmnist.decode(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
+  const seen = fmnist.convert(rgba);
+  found.push({ note: seen.note, empty: seen.empty, pixels: Array.from(seen.pixels) });
+} return found; }"""
+EXPLAIN = "async (text) => Array.from(await fmnist.explain(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), 3))"
 DROP = """(text) => { const data = new DataTransfer();
 data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], "shoe.png", { type: "image/png" }));
 document.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })); }"""
@@ -47,10 +49,11 @@ def place(tested, tmp_path_factory):
 @pytest.fixture
 def opened(browser, place):
     """Opens the page; fails if it says anything on the console, or asks for anything."""
-    said = []
+    said, pages = [], []
 
     def open_page(script="", **options):
         page = browser.new_page(**options)
+        pages.append(page)
         page.add_init_script(script)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -60,6 +63,8 @@ def opened(browser, place):
         return page
 
     yield open_page
+    for page in pages:
+        page.close()
     assert not [text for text in said if not text.startswith(("data:", "blob:"))]
 
 
@@ -73,19 +78,14 @@ def predictor(place):
 
 
 def test_the_page_computes_what_the_model_computes(opened, place, images):
-    found = torch.tensor(opened().evaluate(CLASSIFY, encode(images[:2000].numpy().tobytes())))
-    expected = predictor(place).predict(images[:2000]).probabilities
-    assert (found.argmax(1) == expected.argmax(1)).float().mean() >= 0.999, "but for ties"
-    assert (found - expected).abs().max() < 2e-3
-
-
-def test_the_page_tells_how_typical_an_image_is(opened, place, images):
     noise = torch.randint(0, 256, (50, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    shown = torch.cat([images[:500], noise])
-    judge = CLASSIFY.replace("Array.from(fmnist.classify", "(fmnist.judge")
-    found = torch.tensor(opened().evaluate(judge, encode(shown.numpy().tobytes())))
-    assert (found - predictor(place).predict(shown).typicality).abs().max() < 0.01
-    assert (found[500:] < UNLIKE).all()
+    shown = torch.cat([noise, images[:2000]])
+    shares, typicality = map(torch.tensor, opened().evaluate(PREDICT, encode(shown.numpy().tobytes())))
+    expected = predictor(place).predict(shown)
+    assert (shares.argmax(1) == expected.probabilities.argmax(1)).float().mean() >= 0.999, "but for ties"
+    assert (shares - expected.probabilities).abs().max() < 2e-3
+    assert (typicality - expected.typicality).abs().max() < 0.01
+    assert (typicality[:50] < UNLIKE).all()
 
 
 def paint(array, thing, background):
@@ -99,29 +99,30 @@ def transparent(array):
     return picture
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        Image.fromarray,
-        lambda array: paint(array, (0, 0, 0), (255, 255, 255)),
-        lambda array: paint(array, (220, 20, 30), (20, 140, 40)),
-        lambda array: paint(array, (150, 150, 150), (128, 128, 128)),
-        lambda array: Image.fromarray(255 - array).resize((11, 17), Image.Resampling.BOX),
-        transparent,
-        lambda _: Image.new("RGB", (40, 50), (200, 200, 200)),
-    ],
-    ids=["pixels", "on white", "red on green", "pale", "tiny", "transparent", "empty"],
-)
-def test_the_page_converts_as_the_package_does(opened, place, images, make):
+KINDS = {
+    "pixels": Image.fromarray,
+    "on white": lambda array: paint(array, (0, 0, 0), (255, 255, 255)),
+    "red on green": lambda array: paint(array, (220, 20, 30), (20, 140, 40)),
+    "pale": lambda array: paint(array, (150, 150, 150), (128, 128, 128)),
+    "tiny": lambda array: Image.fromarray(255 - array).resize((11, 17), Image.Resampling.BOX),
+    "transparent": transparent,
+    "empty": lambda _: Image.new("RGB", (40, 50), (200, 200, 200)),
+}
+
+
+def test_the_page_converts_as_the_package_does(opened, place, images):
     page, model = opened(), predictor(place)
-    for image in images[:12]:
-        file = io.BytesIO()
-        make(image[0].numpy()).save(file, format="PNG")
-        found = page.evaluate(READ, encode(file.getvalue()))
-        expected = model.convert(file.getvalue())
-        assert (found["note"], found["empty"]) == (expected.note, expected.empty)
-        difference = torch.tensor(found["pixels"]) - expected.image.flatten().int()
-        assert difference.abs().float().mean() < 0.5
+    for kind, make in KINDS.items():
+        contents = []
+        for image in images[:12]:
+            file = io.BytesIO()
+            make(image[0].numpy()).save(file, format="PNG")
+            contents.append(file.getvalue())
+        for content, found in zip(contents, page.evaluate(READ, [*map(encode, contents)]), strict=True):
+            expected = model.convert(content)
+            assert (found["note"], found["empty"]) == (expected.note, expected.empty), kind
+            difference = torch.tensor(found["pixels"]) - expected.image.flatten().int()
+            assert difference.abs().float().mean() < 0.5, kind
 
 
 def test_the_page_explains_as_the_package_does(opened, place, images):
@@ -132,12 +133,19 @@ def test_the_page_explains_as_the_package_does(opened, place, images):
         assert (found - expected).abs().max() < 0.02 * expected.abs().max() + 1e-3
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+NOTHING = "Draw something to start"
+HEAT = """() => { const copy = new OffscreenCanvas(28, 28).getContext("2d");
+copy.drawImage(document.getElementById("heat"), 0, 0);
+return copy.getImageData(0, 0, 28, 28).data.some((value) => value > 0); }"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_every_way_in(opened, images, tmp_path, width, scheme):
     page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.inner_text("#result") == "Nothing to see yet"
+    page.wait_for_function("() => document.getElementById('result').textContent.includes('%')")  # an example
+    page.click("#clear")
+    page.wait_for_function("(text) => document.getElementById('result').textContent === text", arg=NOTHING)
     file = tmp_path / "boot.png"
     paint(images[0][0].numpy(), (0, 0, 0), (255, 255, 255)).save(file)
 
@@ -145,31 +153,80 @@ def test_every_way_in(opened, images, tmp_path, width, scheme):
         page.wait_for_function("(note) => document.getElementById('note').textContent.startsWith(note)", arg=note)
         assert "%" in page.inner_text("#result")
         page.click("#clear")
-        page.wait_for_function("() => document.getElementById('result').textContent === 'Nothing to see yet'")
+        page.wait_for_function("(text) => document.getElementById('result').textContent === text", arg=NOTHING)
 
     page.set_input_files("#file", str(file))
     is_seen("light background: inverted")
     for way in (DROP, PASTE):
         page.evaluate(way, encode(file.read_bytes()))
         is_seen("light background: inverted")
-    box = page.locator("#draw").bounding_box()
-    page.mouse.move(box["x"] + 60, box["y"] + 60)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 200, box["y"] + 180, steps=5)
-    page.mouse.up()
-    page.click("#why")
+    draw_line(page)
     is_seen("dark background: kept")
     page.click("#undo")
     page.wait_for_function("() => document.getElementById('note').textContent.startsWith('dark background: kept')")
-    page.click("#examples button:nth-child(10)")
+    page.click("#why")
+    page.wait_for_function(HEAT)
+    assert page.is_visible("#legend")
+    page.click("#examples button:nth-of-type(10)")
     page.wait_for_function("() => document.getElementById('note').textContent === ''")
-    heat = "[...document.getElementById('heat').getContext('2d').getImageData(0, 0, 28, 28).data].some((v) => v > 0)"
-    assert page.evaluate(heat), "Why? stays pressed"
+    assert not page.evaluate(HEAT), "the answer comes first"
+    page.wait_for_function(HEAT)
     page.click("#camera")  # there is none here
     page.wait_for_function("() => document.getElementById('said').textContent.includes('no camera')")
     (tmp_path / "text.png").write_text("no picture")
     page.set_input_files("#file", str(tmp_path / "text.png"))
     page.wait_for_function("() => document.getElementById('said').textContent.includes('not a picture')")
+
+
+def draw_line(page):
+    box = page.locator("#draw").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 180, steps=5)
+    page.mouse.up()
+
+
+def test_on_a_phone_the_answer_is_in_sight_while_one_draws(opened):
+    page = opened(viewport={"width": 390, "height": 664})  # an iPhone's 844 without the bars of its browser
+    page.wait_for_function("() => document.getElementById('result').textContent.includes('%')")
+    assert page.is_visible("#hint")
+    boot = state(page)[0]
+    draw_line(page)
+    page.wait_for_function("(boot) => document.getElementById('result').textContent !== boot", arg=boot)
+    assert not page.is_visible("#hint")
+    canvas, answer = (page.locator(name).bounding_box() for name in ("#draw", "#answer"))
+    assert canvas["y"] + canvas["height"] <= answer["y"]
+    assert answer["y"] + answer["height"] <= 664
+    assert page.evaluate("scrollY") == 0
+
+
+def test_an_untypical_picture_changes_the_headline(opened, tmp_path):
+    page = opened()
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    noise[:2, :2] = noise[:2, -2:] = noise[-2:, :2] = noise[-2:, -2:] = 0
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    choose(page, tmp_path / "noise.png")
+    page.wait_for_function("() => document.getElementById('result').textContent.startsWith('Not sure: ')")
+    assert "Best guess: " in state(page)[0]
+    assert "validation images look" in page.inner_text("#typical")
+    page.click("#examples button:nth-of-type(10)")
+    page.wait_for_function("() => !document.getElementById('result').textContent.startsWith('Not sure: ')")
+    assert page.inner_text("#typical") == ""
+
+
+def test_the_network_computes_a_picture_once(opened):
+    calls = """() => { const real = dense; let calls = 0; window.dense = (...all) => { calls++; return real(...all); };
+fmnist.predict(new Uint8Array(784).fill(9)); return [calls, layers.length]; }"""
+    assert opened().evaluate(calls) == [3, 3]
+
+
+def test_the_page_speaks_the_language_of_the_browser(opened):
+    page = opened(locale="zh-CN")
+    assert page.inner_text("h1").startswith("这是什么")
+    assert page.get_attribute("html", "lang") == "zh-CN"
+    english, chinese = page.evaluate("[Object.keys(TEXTS.en), Object.keys(TEXTS.zh)]")
+    assert english == chinese
+    assert page.eval_on_selector_all("[data-text]", "all => all.filter((one) => !one.textContent).length") == 0
 
 
 LARGE = {"24 megapixels": (5712, 4284), "48 megapixels": (8064, 5952), "panorama": (16000, 2000)}
@@ -236,8 +293,8 @@ def test_the_last_choice_is_shown(opened, images, files, tmp_path):
     page.evaluate(SLOW)
     for action, left in (
         (lambda: choose(page, tmp_path / "last.png"), alone),
-        (lambda: page.click("#clear"), ["Nothing to see yet", "nothing but background", ""]),
-        (lambda: page.click("#examples button:nth-child(10)"), None),
+        (lambda: page.click("#clear"), [NOTHING, "nothing but background", ""]),
+        (lambda: page.click("#examples button:nth-of-type(10)"), None),
     ):
         choose(page, files / "24 megapixels.jpg")
         action()
@@ -294,7 +351,7 @@ def test_a_browser_that_hides_pixels_is_named(opened, files, noise):
     assert "random pixels" in state(page)[2]
     choose(page, files / "small.jpg")
     page.wait_for_timeout(300)
-    assert state(page)[0] == "Nothing to see yet"
+    assert state(page)[0] == NOTHING
     assert "random pixels" in state(page)[2]
 
 
@@ -321,7 +378,7 @@ document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles:
 def test_names_of_classes_are_text(place):
     model = predictor(place)
     model.class_names[0] = "</script><img src=x onerror=alert(1)>"
-    page = to_page(model, "<b>")
+    page = to_page(model, {"version": "<b>"})
     assert "<img" not in page
     assert page.count("</script>") == 2
 
@@ -331,11 +388,11 @@ def test_what_the_page_cannot_do_is_refused(place, cli, monkeypatch, tmp_path):
     model = predictor(place)
     model.description = {"name": "distance", "transform": "mine.Turn"}
     with pytest.raises(Exception, match=r"by the transform mine.Turn: give --output FILE.onnx"):
-        to_page(model, "")
+        to_page(model, {})
     model = predictor(place)
     model.model.network = torch.nn.Sequential(model.model.network)
     with pytest.raises(Exception, match=r"cannot compute Sequential: give --output FILE.onnx"):
-        to_page(model, "")
+        to_page(model, {})
     code, _, err = cli("export", "--output", "demo.html")
     assert code == 2
     assert "the file exists" in err

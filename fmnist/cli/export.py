@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from fmnist.inference.predictor import CHECKED, Predictor, compare
 from fmnist.names import check_installed
 from fmnist.runs import tensor_file
 from fmnist.runs.checkpoint import load_model
-from fmnist.runs.folder import LOGS
 from fmnist.runs.tables import percent, read_known_test
 
 EXAMPLE = "fmnist export --output model.onnx"
@@ -82,17 +82,11 @@ def _check(what: str, tolerance: float, largest: float, agreeing: float) -> None
     check(largest <= tolerance, f"the file differs from the model by {largest:.1e}, more than {tolerance}: not written")
 
 
-def describe_origin(checkpoint: Path) -> str:
-    """Says where a model comes from, and what its test has measured."""
+def describe_origin(checkpoint: Path) -> dict[str, Any]:
+    """Returns the version, and of the checkpoint's test, if there is one, accuracy and number of images."""
     test = read_known_test(checkpoint)
-    accuracy = f", {percent(test['acc'])} of {test['num_samples']:,} test images right" if test else ""
-    return f"Made by fmnist {__version__} from {_name(checkpoint)}{accuracy}."
-
-
-def _name(checkpoint: Path) -> str:
-    """Names a checkpoint without the folders above ``lightning_logs``: whoever gets the page need not know them."""
-    parts = checkpoint.absolute().parts
-    return "/".join(parts[len(parts) - parts[::-1].index(LOGS) :]) if LOGS in parts else checkpoint.name
+    measured = {"accuracy": percent(test["acc"]), "images": f"{test['num_samples']:,}"} if test else {}
+    return {"version": __version__, **measured}
 
 
 MAKERS = {".onnx": _onnx, ".html": _page, tensor_file.SUFFIX: _safetensors}

@@ -22,12 +22,12 @@ CLOTHES = 10  # images in examples.bin, one of each class of Fashion-MNIST
 NAMES = ("T-shirt/top", "Ankle boot")  # the first and the last of its classes
 
 
-def to_page(predictor: Predictor, origin: str) -> str:
+def to_page(predictor: Predictor, origin: dict[str, Any]) -> str:
     """Returns the content of the page.
 
     Args:
         predictor: The model.
-        origin: Where the model comes from, such as its checkpoint and its accuracy on the test images.
+        origin: For the footer, what ``describe_origin`` returned.
 
     Raises:
         UserError: The page cannot compute the network, or cannot convert pictures as in training.

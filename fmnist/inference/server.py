@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
 
 def make_server(
     predictor: Predictor,
-    origin: str,
+    origin: dict[str, Any],
     token: str | None = None,
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
@@ -63,7 +63,7 @@ def make_server(
 
     Args:
         predictor: The model.
-        origin: Where the model comes from, for the page.
+        origin: For the footer of the page, what ``describe_origin`` returned.
         token: What ``POST /predict`` needs as ``Authorization: Bearer TOKEN``; nothing if not given.
         hosts: Names by which the server may be addressed, such as ``*.example.org``; any if not given.
         origins: Other origins whose pages may use it, such as ``https://example.org``, or ``*``.
