@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LARGEST = 1e100  # of a figure that is drawn: with more, and with what is not finite, matplotlib fails
@@ -36,38 +37,26 @@ def draw_curves(rows: list[dict[str, float]], file: Any, format: str = "png", ha
     scored = (row for row in rows if "val/acc" in row)
     kept = max(scored, key=lambda row: (row["val/acc"], -row.get("val/loss", 0)), default=rows[-1])["epoch"]
     figure = Figure(figsize=(9, 3.5))
-    figure.subplots_adjust(
-        left=0.06, right=0.92, bottom=0.19, top=0.91, wspace=0.36
-    )  # to find them takes as long again
+    # to find these margins would double the time
+    figure.subplots_adjust(left=0.06, right=0.92, bottom=0.19, top=0.91, wspace=0.36)
     for axes, metric, title in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy"), strict=True):
         axes.set(xlabel="epoch", title=title, xlim=(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5))
-        lines = {
-            name: _points(rows, f"{stage}/{metric}") for stage, name in (("train", "training"), ("val", "validation"))
-        }
-        for points in filter(None, lines.values()):
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=2.5, linewidth=1.2)
-        axes.axvline(kept, color="tab:green", linestyle="--", linewidth=1, zorder=0)
+        for stage, name in (("train", "training"), ("val", "validation")):
+            if points := _points(rows, f"{stage}/{metric}"):
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=2.5, linewidth=1.2, label=name)
         if len(rows) == 1 and abs(axes.dataLim.y1) < LARGEST:  # zooming in would make a course of a small difference
             axes.set(ylim=(0, 1 if metric == "acc" else 1.5 * axes.dataLim.y1))
         axes.locator_params(nbins=6)  # most of the time goes into ticks
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
-        _label_ends(axes, lines)
-        if metric == "acc":
-            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
-            aside = "right" if kept > (rows[0]["epoch"] + rows[-1]["epoch"]) / 2 else "left"
-            axes.annotate(
-                f"kept: epoch {kept:.0f}",
-                (kept, 0.03),
-                xycoords=axes.get_xaxis_transform(),
-                xytext=(-4 if aside == "right" else 4, 0),
-                textcoords="offset points",
-                color="tab:green",
-                ha=aside,
-                fontsize=9,
-            )
-        else:
+        _label_ends(axes)
+        axes.axvline(kept, color="tab:green", linestyle="--", linewidth=1, zorder=0)
+        if metric == "loss":
             _add_learning_rate(axes, _points(rows, "lr"))
+        else:
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
+            label = {"s": f" kept: epoch {kept:.0f} ", "ha": "right" if kept > len(rows) / 2 else "left"}
+            axes.text(kept, 0.03, **label, color="tab:green", fontsize=9, transform=axes.get_xaxis_transform())
     if harder:
         explained = f"Training is measured with {harder}, validation without: training can look worse than it is."
         figure.text(0.06, 0.02, explained, color="gray", fontsize=8)
@@ -78,17 +67,16 @@ def _points(rows: list[dict[str, float]], name: str) -> list[tuple[float, float]
     return [(row["epoch"], row[name]) for row in rows if name in row]
 
 
-def _label_ends(axes: Any, lines: dict[str, list[tuple[float, float]]]) -> None:
-    """Writes the name of each line next to its end, in its colour; names that would overlap are moved apart."""
+def _label_ends(axes: Any) -> None:
+    """Writes the name of each line next to its end, in its colour; two that would overlap are moved apart."""
     low, high = axes.get_ylim()
-    ends = sorted(
-        ((points[-1][1] - low) / (high - low), name, line.get_color())
-        for (name, points), line in zip(((n, p) for n, p in lines.items() if p), axes.lines, strict=False)
-    )
-    if len(ends) == 2 and (overlap := 0.07 - (ends[1][0] - ends[0][0])) > 0:
-        ends = [(ends[0][0] - overlap / 2, *ends[0][1:]), (ends[1][0] + overlap / 2, *ends[1][1:])]
-    for height, name, color in ends:
-        axes.text(1.02, height, name, color=color, va="center", fontsize=9, transform=axes.transAxes)
+    lines = sorted(axes.get_lines(), key=lambda line: line.get_ydata()[-1])
+    heights = [(line.get_ydata()[-1] - low) / (high - low) for line in lines]
+    if len(heights) == 2 and (overlap := 0.07 - heights[1] + heights[0]) > 0:
+        heights = [heights[0] - overlap / 2, heights[1] + overlap / 2]
+    for line, height in zip(lines, heights, strict=True):
+        style = {"color": line.get_color(), "fontsize": 9, "va": "center"}
+        axes.text(1.02, height, line.get_label(), transform=axes.transAxes, **style)
 
 
 def _add_learning_rate(axes: Any, points: list[tuple[float, float]]) -> None:
@@ -122,8 +110,9 @@ def draw_samples(images: Any, labels: Tensor, class_names: list[str], path: Path
     figure = Figure(figsize=(8, 0.62 * len(class_names)), layout="constrained")
     rows = figure.subplots(len(class_names), 1, squeeze=False)[:, 0]
     for label, (axes, name) in enumerate(zip(rows, class_names, strict=True)):
-        first = images[(labels == label).nonzero().flatten()[:SAMPLES]].permute(2, 0, 3, 1)  # (H, SAMPLES, W, C)
-        axes.imshow(first.flatten(1, 2).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=255)  # (H, W * SAMPLES)
+        first = F.pad(images[(labels == label).nonzero().flatten()[:SAMPLES]], (0, 1), value=255)  # a white line
+        drawn = first.permute(2, 0, 3, 1).flatten(1, 2)[:, :-1]  # (H, (W + 1) * SAMPLES - 1, C)
+        axes.imshow(drawn.squeeze(2).numpy(), cmap="gray", vmin=0, vmax=255)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", family=FONTS, parse_math=False)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
