@@ -22,9 +22,11 @@ from matplotlib.figure import Figure
 
 from fmnist import FashionMNIST
 from fmnist.__main__ import main as fmnist
+from fmnist.runs.tables import percent
 
 ROOT = Path(__file__).parent.parent
 FOLDS, SHARE, DRAWN = 5, 0.02, (4, 5)
+MISTAKES = {16691, 22264, 31014, 40187}  # training images whose label is wrong to our eyes
 SMALL = 5000  # images, below which batches have 64 of them, and the learning rate is as much smaller
 FEW = ("--data.batch_size=64", "--model.optimizer.lr=0.05")
 
@@ -93,14 +95,19 @@ def run(*words: str) -> str:
 
 
 def draw(images: np.ndarray, rows: list[dict[str, str]], path: Path) -> None:
-    """Draws the first twenty with their given and their predicted class."""
-    figure = Figure(figsize=(7.5, 7.4), layout="constrained")
+    """Draws the first twenty, the least probable label first; green frames are around the ``MISTAKES``."""
+    figure = Figure(figsize=(7.5, 7.7))
+    figure.subplots_adjust(left=0.03, right=0.97, bottom=0.09, top=0.98, wspace=0.18, hspace=0.42)
     for axes, row in zip(figure.subplots(*DRAWN).flat, rows, strict=False):
         axes.imshow(images[int(row["index"]), 0], cmap="gray", vmin=0, vmax=255)
-        title = f"given {row['given']}\npredicted {row['predicted']}\nno. {row['index']}"
-        axes.set_title(title, fontsize=8, loc="left")
-        axes.axis("off")
-    figure.savefig(path, format="png", dpi=90)
+        axes.set(xticks=[], yticks=[])
+        wrong = int(row["index"]) in MISTAKES
+        axes.spines[:].set(color="tab:green", linewidth=3 if wrong else 0)
+        share = percent(float(row["p(predicted)"]), 0)
+        axes.text(-0.5, 31, f"label {row['given']}", fontsize=8, weight="bold")
+        axes.text(-0.5, 35, f"model {row['predicted']}, {share}", fontsize=8)
+        axes.text(-0.5, 38.6, f"image {row['index']}", fontsize=7, color="gray")
+    figure.savefig(path, format="png", dpi=180)
 
 
 if __name__ == "__main__":
