@@ -317,6 +317,7 @@ def test_one_pointer_draws_with_the_main_button(opened):
     page = opened()
     white = """([x, width]) => [...document.getElementById('draw').getContext('2d').getImageData(x, 0, width, 280).data]
     .filter((value, i) => i % 4 === 0 && value > 100).length"""
+    page.click("#clear")
     box = page.locator("#draw").bounding_box()
     page.mouse.move(box["x"] + 100, box["y"] + 100)
     page.mouse.down(button="right")
