@@ -60,21 +60,26 @@ def test_a_test_in_a_notebook_has_its_report(fit, workplace):
     assert "How to repeat this" not in page
 
 
-def test_short_epochs_are_not_drawn_one_by_one(fit, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch):
+    """The numbers of epochs that were drawn, where epochs are too short to be drawn one by one."""
     drawn = []
+    monkeypatch.setattr("fmnist.training.history.DRAW_EVERY", 3600)
     monkeypatch.setattr(
         "fmnist.training.history.draw_curves", lambda rows, path, harder: drawn.append(len(rows)) or path.touch()
     )
+    return drawn
+
+
+def test_short_epochs_are_not_drawn_one_by_one(fit, drawn, monkeypatch):
     fit(History("out"), max_epochs=3)
     assert drawn == [3]
+    monkeypatch.setattr("fmnist.training.history.DRAW_EVERY", 0)
+    fit(History("long"), max_epochs=3)
+    assert drawn == [3, 1, 2, 3]
 
 
-def test_a_stopped_training_is_drawn(fit, workplace, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(
-        "fmnist.training.history.draw_curves", lambda rows, path, harder: drawn.append(len(rows)) or path.touch()
-    )
-
+def test_a_stopped_training_is_drawn(fit, workplace, drawn):
     class Stop(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 2:

@@ -13,13 +13,13 @@ from fmnist.files import atomic_path
 from fmnist.plots import draw_curves, name_harder
 from fmnist.runs.tables import append_seconds, percent, write_history
 
-DRAW_EVERY = 5.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
+DRAW_EVERY = 10.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
 
 
 class History(Callback):
     """Keeps one row per epoch, prints it, and rewrites ``metrics.csv``.
 
-    ``curves.png`` shows the same; where epochs are short it is drawn every five seconds, and when training ends or is
+    ``curves.png`` shows the same; where epochs are short it is drawn every ten seconds, and when training ends or is
     stopped. The rows are in every checkpoint, so a resumed run continues its own table. The seconds that epochs took
     go into a file of their own, ``times.csv``: they are the one thing that differs when a run is repeated.
 
