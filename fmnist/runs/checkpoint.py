@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,17 @@ def load_model(
         network: As there.
         convert: Applied to the network before it gets its weights: 64 bits would be cut to 32.
     """
-    settings = checkpoint["hyper_parameters"]
-    check_weights(path, checkpoint, network)
+    settings, weights = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    factory = choose_network(path, settings, network)
+    if factory:
+        check_weights(path, checkpoint, network)
     with _one_line(path):
-        built = convert(build_network(settings, choose_network(path, settings, network)))
-        typicality = checkpoint.get("typicality") or {}
+        if factory is None:
+            _check_widths(settings, weights)
+        built, typicality = convert(build_network(settings, factory)), checkpoint.get("typicality") or {}
         model = TrainedModel(built, settings["class_names"], typicality, settings["image_shape"]).eval()
-        model.load_state_dict(checkpoint["state_dict"])
+        _check_state(weights, model)
+        model.load_state_dict(weights)
         _check_answer(model)
     return model
 
@@ -260,6 +265,14 @@ def check_weights(path: Path, checkpoint: Checkpoint, network: NetworkFactory | 
     factory = choose_network(path, settings, network)
     with _one_line(path):
         _check_state(checkpoint["state_dict"], TrainedModel(build_on_meta(settings, factory), settings["class_names"]))
+
+
+def _check_widths(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Refuses an MLP of other layers than are stored, before one of their size is built."""
+    expected = pairwise([math.prod(settings["image_shape"]), *settings["hidden_dims"], len(settings["class_names"])])
+    found = [(weight.shape[1], weight.shape[0]) for weight in weights.values() if weight.ndim == 2]
+    if sorted(found) != sorted(expected):
+        raise ValueError("its weights do not fit the network it describes")
 
 
 def _check_state(weights: dict[str, Tensor], model: TrainedModel) -> None:
