@@ -49,10 +49,16 @@ class Backbone(nn.Module):
 class FineTune(Callback):
     """Reads the weights of a ``Backbone`` when a new run begins, and trains only its last layer for some epochs."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reads the weights, where neither a checkpoint nor ``model.weights`` has newer ones."""
+    has_newer = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Learns that a run is continued."""
+        self.has_newer = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the weights, unless a checkpoint or ``model.weights`` has newer ones."""
         network = pl_module.network[1]
-        if stage == "fit" and network.weights and not trainer.ckpt_path and not pl_module.is_pretrained:
+        if network.weights and not self.has_newer and not pl_module.is_pretrained:
             network.read_weights()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
