@@ -60,7 +60,7 @@ def load(
 
     Args:
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``, or a run, such as
-            ``version_0``: then its best. Several, or a folder of runs such as a sweep's, answer as one.
+            ``version_0``: then its best. Several, or a folder of runs such as a sweep's, are an ensemble.
         device: Where to compute.
         network: The class or function that made the network, where that is not one of the package.
         transform: The function that was applied to each PIL image in training, if there was one.

@@ -12,7 +12,7 @@ from python_multipart.multipart import File, FormParser, parse_options_header
 
 MAX_PICTURES, MAX_FIELDS = 16, 16
 MAX_JSON, MAX_COMMAS = 8_000_000, 100  # millions of values would take seconds, in which nobody else is answered
-SURE = 3000  # bytes; a larger picture has line ends in it, just by chance
+LARGE = 3000  # bytes; a picture of this size has line ends in it, just by chance
 URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 FORM = "application/x-www-form-urlencoded"  # what curl says of -d and of --data-binary
 CURL = "curl needs --data-binary @shoe.jpg, as -d removes line ends; for JSON, -H 'Content-Type: application/json'"
@@ -72,7 +72,7 @@ def read_request(content_type: str, query: Mapping[str, str], body: bytes) -> tu
             single = len(files) == 1
         elif kind == b"application/json":
             files, single, options = _read_json(body)
-        elif kind == FORM.encode() and len(body) > SURE and b"\n" not in body and b"\r" not in body:
+        elif kind == FORM.encode() and len(body) > LARGE and b"\n" not in body and b"\r" not in body:
             raise HTTPException(422, f"the picture has lost its line ends: {CURL}")
         return files, single, Options.model_validate({**query, **options})
     except ValidationError as error:

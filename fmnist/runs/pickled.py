@@ -1,7 +1,7 @@
 """Pickles of plain values and tensors, read as data.
 
 A closed table holds the operations that build plain values and tensors, and another what they may name: nothing is
-imported, and nothing is called but the functions below.
+imported, and only the functions below are called.
 """
 
 import io
@@ -96,7 +96,7 @@ class _Unpickler(pickle._Unpickler):
         self.versions: list[Any] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name; nothing is imported."""
+        """Returns the object for a name from a closed table; nothing is imported."""
         path = f"{module}.{name}"
         if path not in GLOBALS:
             raise ValueError(f"it names {path!r:.60}, which is not a plain value")

@@ -144,11 +144,11 @@ def next_point(plan: Plan, trials: Sequence[Trial], number: int) -> tuple[str | 
     for name, point in plan.named.items():
         if name not in names:
             return name, point
-    tried = [trial.point for trial in trials if trial.name is None]
-    if plan.sampler != "grid" and len(tried) >= plan.trials:
+    known = [trial.point for trial in trials if trial.name is None]
+    if plan.sampler != "grid" and len(known) >= plan.trials:
         return None
     points = plan.grid() if plan.sampler == "grid" else _sample(plan, trials, number)
-    return next(((None, point) for point in points if point not in tried), None)
+    return next(((None, point) for point in points if point not in known), None)
 
 
 def _sample(plan: Plan, trials: Sequence[Trial], number: int) -> Iterator[Point]:
