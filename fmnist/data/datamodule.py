@@ -26,9 +26,10 @@ EVAL_BATCH_SIZE, EVAL_VALUES = 1000, 2_000_000
 
 
 class FashionMNISTDataModule(LightningDataModule):
-    """Training, validation and test images, as uint8 in memory or in a file that is mapped into it.
+    """Training, validation and test images, as uint8.
 
-    A batch is a pair of images, uint8 (B, C, H, W), and labels, int64 (B,).
+    They are in memory, or in a file that is mapped into it. A batch is a pair of images, uint8 (B, C, H, W), and
+    labels, int64 (B,).
 
     Args:
         source: Where the images come from.
