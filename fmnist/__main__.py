@@ -29,10 +29,10 @@ COMMANDS = {
     "test": ("command", "evaluate a trained model on the official test images"),
     "predict": ("command", "classify your pictures, or the test images"),
     "prepare": ("prepare", "fetch and verify the data, and describe it"),
-    "export": ("export", "export a trained model as ONNX or as a web page"),
+    "export": ("export", "export a trained model as ONNX or as a self-contained web page"),
     "serve": ("serve", "serve a trained model: web page and HTTP API"),
     "sweep": ("sweep", "run a hyperparameter search from one file; resumable"),
-    "audit": ("audit", "find labels that look wrong, by a cross-validation sweep"),
+    "audit": ("audit", "find labels that look wrong, using a cross-validation sweep"),
     "compare": ("compare", "show all runs in one table"),
 }
 
@@ -114,7 +114,7 @@ commands:
 {commands}
 
 'fmnist COMMAND --help' shows the options of a command. Start with:
-  python -m fmnist fit --config configs/mlp.yaml"""
+  fmnist fit --config mlp.yaml"""
 
 
 def _complain(message: str, code: int) -> int:

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from fmnist.errors import check
+
 CANDIDATES = {  # devices in Lightning's order of preference, by accelerator
     "auto": ("cuda", "mps", "cpu"),
     "gpu": ("cuda", "mps"),
@@ -17,6 +19,12 @@ def find_device(accelerator: Any) -> str | None:
     """Returns the device that Lightning chooses for an accelerator; None for accelerators that only Lightning knows."""
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     return next((device for device in CANDIDATES.get(accelerator, ()) if found[device]), None)
+
+
+def check_device(accelerator: Any) -> None:
+    """Raises a ``UserError`` where this machine lacks the device that is asked for."""
+    missing = accelerator in CANDIDATES and find_device(accelerator) is None
+    check(not missing, f"no {accelerator} found on this machine: leave out --trainer.accelerator")
 
 
 def has_bfloat16(device: str) -> bool:

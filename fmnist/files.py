@@ -36,11 +36,17 @@ def find_config(name: str, folder: str = "configs") -> Traversable:
         name: What the user has written; a file of this name comes before one of the package.
         folder: Folder of the package, ``configs`` or ``configs/sweeps``.
     """
-    here, package = expand(name), files("fmnist")
+    here = expand(name)
+    return here if here.exists() or name not in (known := list_configs(folder)) else known[name]
+
+
+def list_configs(folder: str = "configs") -> dict[str, Traversable]:
+    """Returns the configurations that come with the package, by name, as ``find_config`` finds them."""
+    package = files("fmnist")
     roots = (package, Path(str(package)).parent)  # in a checkout they are one folder up
-    known = (root.joinpath(*folder.split("/"), name) for root in roots)
-    bundled = name.endswith(".yaml") and not {*name} & {"/", "\\"} and not here.exists()
-    return next((path for path in known if bundled and path.is_file()), here)
+    folders = (root.joinpath(*folder.split("/")) for root in roots)
+    found = (path for known in folders if known.is_dir() for path in known.iterdir())
+    return {path.name: path for path in sorted(found, key=str) if path.name.endswith(".yaml")}
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -65,4 +65,6 @@ def import_code(path: str) -> Any:
 def check_installed(what: str, packages: Iterable[str], extra: str) -> None:
     """Raises a ``UserError`` that says what to install if a package of an extra is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    check(not missing, f"{what} needs {', '.join(missing)}: pip install 'fmnist[{extra}]'")
+    in_clone = (Path(__file__).parents[1] / "pyproject.toml").is_file()
+    how = f'-e ".[{extra}]"' if in_clone else " ".join(missing)
+    check(not missing, f"{what} needs {', '.join(missing)}: pip install {how}")

@@ -34,6 +34,7 @@ def display_width(text: str) -> int:
     return sum(0 if category(char) in marks else 1 + (east_asian_width(char) in "WF") for char in text)
 
 
-def pad(text: str, width: int) -> str:
-    """Returns a text, filled up with spaces to a number of columns in a terminal."""
-    return text + " " * (width - display_width(text))
+def pad(text: str, width: int, right: bool = False) -> str:
+    """Returns a text, filled up with spaces to a number of columns in a terminal; ``right`` puts them before it."""
+    spaces = " " * (width - display_width(text))
+    return spaces + text if right else text + spaces

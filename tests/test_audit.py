@@ -227,7 +227,7 @@ def relabel(folds):
 MISTAKES = {
     "lacks fold 2/3: train it": lambda folds: shutil.rmtree(folds / "trial_002"),
     "fold 2/3 is there twice, folds/again/": lambda folds: shutil.copytree(folds / "trial_002", folds / "again"),
-    "(fold 1/3) is not finished: python -m fmnist fit": lambda folds: (run_of(folds, 1) / "ended").unlink(),
+    "(fold 1/3) is not finished: fmnist fit": lambda folds: (run_of(folds, 1) / "ended").unlink(),
     "last.ckpt is missing: train fold 3/3 again": lambda f: (run_of(f, 3) / "checkpoints/last.ckpt").unlink(),
     "in data.split_seed: folds must differ only in data.fold": lambda f: change(run_of(f, 2), split_seed=1),
     "in trainer.max_epochs: folds must differ": lambda f: change(run_of(f, 2), "trainer", max_epochs=7),

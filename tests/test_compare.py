@@ -95,7 +95,7 @@ def test_both_formats_have_the_same_cells(logs, cli):
     code, out, err = cli("compare")
     assert (code, err) == (0, "")
     head, first, *_ = out.splitlines()
-    assert head.split()[:5] == ["run", "status", "epochs", "val/acc", "val/loss"]
+    assert head.split()[:5] == ["run", "status", "epochs", "val/acc", "test/acc"]
     assert first.startswith("version_1")
     table = list(csv.DictReader(io.StringIO(cli("compare", logs, "--format", "csv")[1])))
     assert [row["run"] for row in table] == [line.split()[0] for line in out.splitlines()[1:]]
@@ -139,14 +139,15 @@ def test_settings_are_named_as_options_and_a_table_fits_the_terminal(logs, cli, 
         settings["model"]["optimizer"] = {"class_path": name, "init_args": {"lr": lr}}
         config.write_text(yaml.dump(settings))
     out = cli("compare", logs)[1]
-    assert out.splitlines()[0].split()[-3:] == ["model.dropout", "model.optimizer", "model.optimizer.lr"]
+    assert out.splitlines()[0].split()[5:8] == ["model.dropout", "model.optimizer", "model.optimizer.lr"]
+    assert " 90.00%    88.00%  0 " in out, "shares in percent, numbers to the right"
     table = {row["run"]: row for row in csv.DictReader(io.StringIO(cli("compare", logs, "--format", "csv")[1]))}
     run = table["version_1"]
     assert (run["model.optimizer"], run["model.optimizer.lr"]) == ("torch.optim.Adam", "0.01")
     monkeypatch.setenv("COLUMNS", "80")
     lines = cli("compare", logs)[1].splitlines()
     assert max(map(len, lines)) <= 80
-    assert "more columns do not fit: --format csv has all" in lines[-1]
+    assert "columns hidden; --format csv shows all)" in lines[-1]
 
 
 def test_a_run_of_a_notebook_is_not_broken(logs):

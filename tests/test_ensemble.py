@@ -143,7 +143,7 @@ def test_the_page_shows_members_and_how_to_repeat(tested):
     page = (tested / "lightning_logs/ensemble_0/report.html").read_text()
     metrics = json.loads((tested / "lightning_logs/ensemble_0/metrics.json").read_text())
     assert "the mean of the probabilities of 2 networks" in page
-    assert f"python -m fmnist test --ckpt_path {best('version_0')} {best('version_1')}" in page
+    assert f"fmnist test --ckpt_path {best('version_0')} {best('version_1')}" in page
     for member in metrics["members"]:
         assert member["digest"][:16] in page
         assert f"{member['nll']:.4f}" in page
@@ -172,7 +172,7 @@ def test_results_never_replace_others(tested, tmp_path, cli, monkeypatch):
         assert f"{member['checkpoint']}  acc {100 * member['acc']:.2f}%  nll {member['nll']:.4f}" in out
     spread = found["members_mean"]["acc"], found["members_std"]["acc"]
     assert "the 2 members: acc {:.2f}% ± {:.2f}%, ".format(*(100 * value for value in spread)) in out
-    assert f"acc {100 * found['acc']:.2f}% (95% interval" in out
+    assert f"accuracy {100 * found['acc']:.2f}% (95% interval" in out
 
 
 def test_a_trial_of_one_batch_leaves_nothing(place, cli):

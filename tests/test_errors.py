@@ -69,7 +69,7 @@ SMALL = ("--data.val_size=100", "--trainer.max_epochs=1")
 CPU = "--trainer.accelerator cpu"
 FIT = [
     # configurations
-    ("--config nope.yaml", "--config nope.yaml: No such file"),
+    ("--config nope.yaml", "--config nope.yaml: no such file; bundled: convnet.yaml, "),
     ("--config broken.yaml", "broken.yaml is not a configuration"),
     ("--config binary.yaml", "binary.yaml is not text"),
     ("--config text.yaml", "text.yaml is not a configuration: it holds no settings"),
@@ -100,6 +100,7 @@ FIT = [
     ("--model.class_names [a,b]", "model.class_names are those of the data: leave them out"),
     ("--name a/b", "--name a/b: give up to"),
     # classes
+    ("--data.source.folder photos", "for your own pictures: --config folder.yaml"),
     ("--data.source NoSuchSource", '"data.source": Expected a dot import path string: NoSuchSource'),
     ("--data.source ImageFolder", '"data.source": the following arguments are required: folder'),
     ("--trainer.callbacks+=EarlyStopping", "the following arguments are required: monitor"),
@@ -138,7 +139,7 @@ CASES = [
     ("tset", "", "unknown command 'tset': did you mean 'test'?"),
     ("fit", "stray", "unexpected argument 'stray': options begin with --"),
     *(("fit", " ".join([*SMALL, argv]), message) for argv, message in FIT),
-    ("test", "--trainer.default_root_dir empty", "run 'python -m fmnist fit --config configs/mlp.yaml' first"),
+    ("test", "--trainer.default_root_dir empty", "run 'fmnist fit --config configs/mlp.yaml' first"),
     ("test", "--data.flip true", "--data.flip does nothing for test: leave it out"),
     ("test", "--ckpt_path cut.ckpt", "is not a checkpoint of fmnist"),
     ("test", "--ckpt_path evil.ckpt", "is not a checkpoint of fmnist"),
@@ -153,6 +154,7 @@ CASES = [
     ("export", "--output model.onnx", "the file exists; add --overwrite"),
     ("serve", "--ckpt_path nope.ckpt", "there is no such file"),
     ("sweep", "trails.yaml", "trails: a sweep has config, search, try"),
+    ("audit", "", "missing FOLDER, such as fmnist audit lightning_logs/folds (after: fmnist sweep"),
     ("audit", "nowhere", "nowhere: there is no such folder"),
     ("compare", "nope", "nope: there is no such folder"),
     ("compare", "--format pdf", "invalid choice: 'pdf'"),
@@ -203,7 +205,7 @@ def test_gpu_without_one(place, cli):
     code, _, err = cli("fit", *SMALL, "--trainer.accelerator", "gpu")
     assert code == 2
     assert err.count("\n") == 1
-    assert "gpu" in err
+    assert "no gpu found on this machine: leave out --trainer.accelerator" in err
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "foreign"])

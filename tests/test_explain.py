@@ -69,8 +69,8 @@ def test_predict_draws_it(tested, tmp_path, cli, monkeypatch, images):
     code, _, err = cli("predict", "--images", "in", "--explain", "why")
     assert (code, err) == (0, "")
     drawn = sorted(path.relative_to(tmp_path / "why").as_posix() for path in (tmp_path / "why").rglob("*.png"))
-    assert drawn == ["deep/two.png.png", "one.png.png"]
-    picture = np.asarray(Image.open("why/one.png.png"))
+    assert drawn == ["deep/two.png", "one.png"]
+    picture = np.asarray(Image.open("why/one.png"))
     assert picture.shape == (224, 456, 3)
     assert (picture[::8, :224:8, 0] == images[0, 0].numpy()).all()
     assert (picture[:, 232:] != picture[:, 232:, :1]).any()

@@ -80,7 +80,7 @@ def test_a_path_is_used_as_it_is(tmp_path):
 
 
 def test_the_error_says_what_to_do_when_there_is_none(tmp_path):
-    with pytest.raises(UserError, match=r"no trained model in .*lightning_logs: run 'python -m fmnist fit"):
+    with pytest.raises(UserError, match=r"no trained model in .*lightning_logs: run 'fmnist fit"):
         runs.find_checkpoint(None, tmp_path)
     make(tmp_path, 3, "best")
     with pytest.raises(UserError, match=r"nope: there is no such file; the newest run's is .*version_3"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from torch.optim import SGD
 
 from fmnist import FashionMNISTDataModule, History, ImageClassifier, UserError, report
 from fmnist.plots import draw_curves
@@ -44,7 +45,7 @@ def test_one_row_per_epoch_as_table_and_picture(fit, workplace, capsys):
     assert read_seconds(workplace / "out") == pytest.approx(sum(float(seconds) for _, seconds in times[1:]))
     lines = capsys.readouterr().out.splitlines()
     assert [line[:9] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert "val: loss " in lines[0]
+    assert "val loss " in lines[0]
 
 
 def test_a_test_in_a_notebook_has_its_report(fit, workplace):
@@ -142,3 +143,15 @@ def test_of_equals_the_epoch_with_the_lowest_loss_is_marked():
     file = io.BytesIO()
     draw_curves(rows, file, "svg")
     assert b"kept: epoch 2" in file.getvalue()
+
+
+def test_what_makes_training_look_worse_is_named_and_guessing_is_noticed(workplace, capsys):
+    model = ImageClassifier(hidden_dims=[8], mixup=0.2, optimizer=lambda parameters: SGD(parameters, lr=0.0))
+    data = FashionMNISTDataModule(val_size=100, shift=1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    Trainer(accelerator="cpu", callbacks=[History("out")], max_epochs=1, enable_model_summary=False, **quiet).fit(
+        model, datamodule=data
+    )
+    first, _, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("note: training is measured with mixup, shift, validation without: ")
+    assert last.startswith("note: after one epoch the network is hardly better than guessing: check the learning rate")

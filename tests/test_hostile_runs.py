@@ -208,10 +208,10 @@ def test_many_nested_folders_are_no_trouble(workdir, cli):
 def test_the_page_says_nothing_of_the_folders_above_the_run(workdir, cli):
     path = (workdir / RUN).absolute() / "checkpoints/best.ckpt"
     shutil.copy(path, workdir / "secret.ckpt")
-    for checkpoint, name in ((path, "version_0/checkpoints/best.ckpt"), (workdir / "secret.ckpt", "secret.ckpt")):
+    for checkpoint in (path, workdir / "secret.ckpt"):
         assert cli("export", "--output", "page.html", "--overwrite", "--ckpt_path", checkpoint)[0] == 0
         page = (workdir / "page.html").read_text()
-        assert f"from {name}" in page
+        assert "Trained with fmnist " in page
         assert str(workdir) not in page
 
 
@@ -223,7 +223,7 @@ def test_pictures_are_saved_inside_the_folder_that_was_given(workdir, cli):
     args = ("--images", "a/../x/1.png", "a/2.png", workdir / "x/1.png")
     assert cli("predict", *args, "--ckpt_path", RUN, "--save_converted", "work/seen", "--output", "-")[0] == 0
     made = {path.relative_to(workdir).as_posix() for path in {*content(workdir)} - before}
-    assert made == {"work/seen/x/1.png.png", "work/seen/a/2.png.png"}
+    assert made == {"work/seen/x/1.png", "work/seen/a/2.png"}
 
 
 @pytest.mark.parametrize("command", ["predict", "export"])

@@ -108,7 +108,7 @@ def test_a_network_goes_through_every_verb(own_code, cli, network):
     run(cli, "fit", *named, *settings, "--trainer.max_epochs", 4)
     best, last = RUN / "checkpoints/best.ckpt", RUN / "checkpoints/last.ckpt"
     out = run(cli, "test", *named)
-    assert f"acc {100 * json.loads((RUN / 'test/metrics.json').read_text())['acc']:.2f}%" in out
+    assert f"accuracy {100 * json.loads((RUN / 'test/metrics.json').read_text())['acc']:.2f}%" in out
     run(cli, "predict", *named, "--output", "out.csv")
     assert len(Path("out.csv").read_text().splitlines()) == 201
     assert "same class for 100.00%" in run(cli, "export", *named, "--output", "own.onnx")
@@ -138,7 +138,7 @@ def test_a_network_that_is_not_named_is_not_imported(own_code, cli, verb):
     output = {"predict": ["--output", "x.csv"], "export": ["--output", "x.onnx"]}
     code, out, err = cli(verb, *output.get(verb, []))
     assert (code, out) == (2, "")
-    assert "was trained with mine.ConvNet; if you trust that code, name it yourself: python -m fmnist " in err
+    assert "was trained with mine.ConvNet; if you trust that code, name it yourself: fmnist " in err
     assert "--model.network mine.ConvNet" in err
     assert len(err.splitlines()) == 1
     with pytest.raises(UserError, match=r"was trained with mine\.ConvNet"):
@@ -151,7 +151,7 @@ def test_a_source_with_a_file_name_goes_through_every_verb(own_code, cli):
     code, _, err = cli("test")
     assert code == 2
     assert "was trained with mine.Npz; if" in err, "the file's name is text"
-    assert "100 images" in run(cli, "test", *err.split(" python -m fmnist test ")[1].split())
+    assert "100 images" in run(cli, "test", *err.split(" fmnist test ")[1].split())
     run(cli, "predict", *words[:2], "--output", "out.csv")
     run(cli, "export", "--output", "own.onnx")
     run(cli, "fit", "--ckpt_path", "last", "--trainer.max_epochs", 3)
@@ -163,7 +163,7 @@ def test_what_a_source_was_given_is_named_again(own_code, cli):
     run(cli, "fit", *words)
     code, _, err = cli("test")
     assert (code, err.count("\n")) == (2, 1)
-    named = err.split(" python -m fmnist test ")[1].split()
+    named = err.split(" fmnist test ")[1].split()
     assert named == ["--data.source", "mine.Made", "--data.source.change", "mine.same"]
     code, _, err = cli("test", *named)
     assert (code, "have no plain type: give --data.source.offset" in err) == (2, True)
@@ -191,7 +191,7 @@ def test_a_function_is_named_again(own_code, cli, tmp_path):
     code, _, err = cli("test")
     assert code == 2
     assert "--data.source.transform mine.darker" in err
-    assert " images" in run(cli, "test", *err.split(" python -m fmnist test ")[1].split())
+    assert " images" in run(cli, "test", *err.split(" fmnist test ")[1].split())
     code, _, err = cli("predict", "--images", "1.png")
     assert code == 2
     assert "in training each picture went through the transform mine.darker" in err

@@ -281,7 +281,7 @@ def test_torchvisions_data_sets_by_name(name, train, test, fourth, tmp_path):
 
 def test_a_data_set_that_cannot_be_had_is_one_line(tmp_path):
     (tmp_path / "KMNIST").touch()
-    with pytest.raises(UserError, match=r"^data\.source: KMNIST cannot be had: .*Not a directory"):
+    with pytest.raises(UserError, match=r"^data\.source: KMNIST could not be downloaded or read: .*Not a directory"):
         TorchVision("KMNIST", str(tmp_path)).prepare()
 
 
@@ -329,7 +329,7 @@ MISTAKES = {
     "columns": (lambda path: listed(path, "a.png,0,1\n"), "line 1: its columns are a.png, 0, 1; name two of them"),
     "range": (
         lambda path: listed(path, "a.png,7\n", label_names=["x", "y"]),
-        "there is no class '7': the labels are 0 to 1",
+        "unknown class '7': the labels are 0 to 1",
     ),
     "no label": (lambda path: listed(path, "a.png,\n"), "line 1: the label is missing"),
     "empty table": (lambda path: listed(path, "file,label\n"), "names no pictures"),
@@ -352,7 +352,7 @@ MISTAKES = {
     ),
     "parquet label": (
         lambda path: parquet(path, {"image": [ONE], "label": [2]}, NAMES),
-        "there is no class '2': the labels are 0 to 1",
+        "unknown class '2': the labels are 0 to 1",
     ),
     "test size": (lambda path: ImageFolder(str(path), test_size=-1), "test_size is -1"),
     "all test": (

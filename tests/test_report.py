@@ -73,7 +73,7 @@ def test_page_is_complete_in_a_real_browser(tested, browser, width, scheme):
         "On 10,000 test images.",
         "99% right on\n",
         "Ankle boot",
-        "python -m fmnist test --ckpt_path",
+        "fmnist test --ckpt_path",
         "The most confident mistakes",
         "BatchNorm1d(64)\t128",
         "Linear(784, 64, bias=False)\t50,176",

@@ -350,7 +350,7 @@ def test_a_transform_is_blamed_for_what_it_does(folder, tmp_path):
         return CSV(str(tmp_path / "t.csv"), str(folder), transform=transform, test_size=0).load(True)[0][:]
 
     assert torch.equal(images(ToTensor()), images(None))
-    with pytest.raises(UserError, match=r"transform .*lambda.* gave a NoneType, which is no picture"):
+    with pytest.raises(UserError, match=r"transform .*lambda.* gave a NoneType, which is not a picture"):
         images(lambda picture: None)
     for wrong in (torch.zeros(0, 28, 28), np.array([None]), torch.zeros(28, 28, dtype=torch.complex64)):
         with pytest.raises(UserError, match=r"transform .*lambda.* gave a (Tensor|ndarray) of shape"):
@@ -419,13 +419,13 @@ def test_images_that_were_trained_on_are_counted(folder, tmp_path, monkeypatch, 
     _, out, _ = cli("test")
     assert "trained on" not in out
     _, out, _ = cli("test", "--data.source.test_size=0.9")
-    assert "images were trained on: the figures are too good" in out
+    assert "images were in the training set: too optimistic" in out
     _, out, _ = cli("validate", "--data.split_seed=1")
     assert "note: the split of the data is" in out
-    assert "validation images were trained on" in out
+    assert "validation images were in the training set" in out
     _, out, _ = cli("fit", "--ckpt_path", "last", "--data.split_seed=1", "--trainer.max_epochs=2")
     assert "note: the split of the data is" in out
-    assert "validation images were trained on" in out
+    assert "validation images were in the training set" in out
 
 
 def test_a_source_can_be_sent_to_another_process(folder):

@@ -146,7 +146,7 @@ def test_an_untrusted_source_is_named_and_not_imported(run, cli, name):
     for command in ("test", "validate"):
         code, _, err = cli(command, "--ckpt_path", LAST)
         assert (code, err.count("\n")) == (2, 1)
-        assert f"was trained with {name}; if you trust that code, name it yourself: python -m fmnist {command}" in err
+        assert f"was trained with {name}; if you trust that code, name it yourself: fmnist {command}" in err
     assert not Path("executed").exists()
 
 

@@ -25,7 +25,7 @@ from fmnist.runs.tables import percent
 from fmnist.text import plain
 
 EXAMPLE = "fmnist audit lightning_logs/folds"
-SWEEP = "python -m fmnist sweep configs/sweeps/folds.yaml"
+SWEEP = "fmnist sweep configs/sweeps/folds.yaml"
 SHOWN, DRAWN = 10, 100  # images on the screen, and on the page
 
 
@@ -53,7 +53,7 @@ def run(description: str, argv: Sequence[str]) -> None:
         parser.parse_args([*argv])
     for option in look(argv).options:
         check(not option.typed or parser.uses(option.name), f"--{option.name} does nothing for audit: leave it out")
-    check(bool(name), f"name the folder that holds the runs of {SWEEP}: {EXAMPLE}")
+    check(bool(name), f"missing FOLDER, such as {EXAMPLE} (after: {SWEEP})")
     folder = locate(name)
     check(folder.is_dir(), f"{folder}: there is no such folder; name one that holds the runs of {SWEEP}")
     runs = find_folds(folder)
@@ -98,7 +98,7 @@ def find_folds(folder: Path) -> list[Path]:
         check(number not in found, f"fold {fold} is there twice, {found.get(number)} and {path}: keep one in {folder}")
         last = path / "checkpoints" / "last.ckpt"
         ended = ended_mark(path).exists()
-        check(ended, f"{path} (fold {fold}) is not finished: python -m fmnist fit --ckpt_path {last}")
+        check(ended, f"{path} (fold {fold}) is not finished: fmnist fit --ckpt_path {last}")
         check(last.is_file(), f"{last} is missing: train fold {fold} again")
         found[number] = path
     missing = islice((number for number in range(1, count + 1) if number not in found), SHOWN)

@@ -28,6 +28,7 @@ from fmnist.cli.parser import (
 )
 from fmnist.cli.resolve import find_start, look
 from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.devices import check_device
 from fmnist.errors import UserError, check
 from fmnist.model.network import MLP_SETTINGS
 from fmnist.runs.folder import check_name
@@ -46,6 +47,7 @@ class Verb(NamedTuple):
     add_arguments: Callable[[Any], None] = lambda parser: None
 
 
+HINT = "hint: --print_config shows every setting that there is"
 OF_DATA = {  # settings of the model that the data decides
     "class_names": "model.class_names are those of the data: leave them out, or rename them with --data.class_map",
     "image_shape": "model.image_shape is that of the data: give --data.source.image_size and .color instead",
@@ -75,7 +77,7 @@ def run(command: str, description: str, argv: list[str]) -> None:
     except RuntimeError as error:
         if not torch.distributed.is_initialized():
             raise
-        hint = "; continue with: python -m fmnist fit --ckpt_path last" if command == "fit" else ""
+        hint = "; continue with: fmnist fit --ckpt_path last" if command == "fit" else ""
         line = f"another process of this command has ended, or this one cannot go on: {first_line(error)}"
         raise UserError(f"{line}{hint}") from error
 
@@ -107,7 +109,7 @@ class Command(LightningCLI):
                 "enable_model_summary": False,
             },
             seed_everything_default=42,
-            parser_kwargs={"command": command, **help_texts(command, description, VERBS[command].example)},
+            parser_kwargs={"command": command, **help_texts(command, description, VERBS[command].example, hint=HINT)},
             parser_class=Parser,
             auto_configure_optimizers=False,
             args=argv,
@@ -220,6 +222,7 @@ class Command(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""
         config = self.config_init.trainer
+        check_device(config.accelerator)
         arguments, self.trainer_defaults["callbacks"] = complete(config, self.command == "fit")
         trainer = super().instantiate_trainer(**kwargs, **arguments)
         check_strategy(trainer, config)

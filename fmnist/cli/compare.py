@@ -15,11 +15,13 @@ from fmnist.errors import check
 from fmnist.files import expand, read_json
 from fmnist.runs.folder import LOGS, RESULT, ended_mark, find_below, is_locked, locate, newest_run, read_name, show_path
 from fmnist.runs.settings import read_settings
-from fmnist.runs.tables import read_history, read_seconds, read_test
+from fmnist.runs.tables import percent, read_history, read_seconds, read_test
 from fmnist.text import display_width, pad, plain, table_cell
 
 EXAMPLE = "fmnist compare lightning_logs/mlp"
-METRICS = ("status", "epochs", "val/acc", "val/loss", "test/acc", "test/ece", "seconds")
+FIRST = ("status", "epochs", "val/acc", "test/acc")  # before the settings that differ
+LAST = ("val/loss", "test/ece", "seconds")
+SHARES = ("val/acc", "test/acc", "test/ece")  # written in percent
 SPREAD = ("val/acc", "val/loss", "test/acc", "test/ece")  # have a standard deviation over several seeds
 WIDEST = 60  # characters of a cell
 MAX_SETTINGS = 1000  # of a configuration; ours have a tenth of that
@@ -59,8 +61,9 @@ def list_runs(folder: Path) -> list[Row]:
     keys = sorted({key for settings in readable for key in settings} - {"trainer.default_root_dir"})
     differing = [key for key in keys if len({repr(settings.get(key)) for settings in readable}) > 1]
     rows = [
-        {"run": show_path(path), "name": read_name(path), **dict.fromkeys(METRICS), **row}
+        {"run": show_path(path), "name": read_name(path), **dict.fromkeys(FIRST)}
         | {key: settings.get(key) for key in differing}
+        | {**dict.fromkeys(LAST), **row}
         for path, (row, settings) in read.items()
     ]
     rows += _gather_seeds(rows, differing)
@@ -153,31 +156,35 @@ def format_csv(rows: list[Row]) -> str:
 
 
 def format_text(rows: list[Row]) -> str:
-    """Writes rows as a table with as many columns as the terminal has room for."""
-    joined = [_join_spread(row) for row in rows]
-    cells = [[_as_text(value) for value in line] for line in (joined[0], *(row.values() for row in joined))]
+    """Writes rows as a table with as many columns as the terminal has room for, numbers to the right."""
+    hidden = {"status"} if all(row["status"] == "finished" for row in rows) else set()
+    lines = [{key: _as_text(row, key) for key in row if key not in hidden and key[-4:] != " std"} for row in rows]
+    cells = [[*map(_cut, lines[0])], *([*line.values()] for line in lines)]
+    numbers = {*FIRST[1:], *LAST}
     room = shutil.get_terminal_size((200, 24)).columns
-    widths: list[int] = []
+    columns: list[list[str]] = []
     for column in zip(*cells, strict=True):
         width = max(map(display_width, column))
-        if sum(widths) + 2 * len(widths) + width > room:
+        if sum(display_width(other[0]) + 2 for other in columns) + width > room:
             break
-        widths.append(width)
-    lines = ["  ".join(map(pad, line, widths)).rstrip() for line in cells]
-    if len(widths) < len(cells[0]):
-        lines.append(f"({len(cells[0]) - len(widths)} more columns do not fit: --format csv has all)")
-    return "\n".join(lines)
+        columns.append([pad(cell, width, right=column[0] in numbers) for cell in column])
+    table = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    if len(columns) < len(cells[0]):
+        table.append(f"({len(cells[0]) - len(columns)} columns hidden; --format csv shows all)")
+    return "\n".join(table)
 
 
-def _join_spread(row: Row) -> Row:
-    """Returns a row with mean and standard deviation in one cell."""
-    std = {key: row.get(f"{key} std") for key in SPREAD}
-    joined = {key: f"{row[key]:.4f} ± {value:.4f}" for key, value in std.items() if value is not None}
-    return {key: joined.get(key, value) for key, value in row.items() if not key.endswith(" std")}
-
-
-def _as_text(value: Any) -> str:
+def _as_text(row: Row, key: str) -> str:
+    """Returns a cell: shares in percent, and the mean of several seeds with its standard deviation."""
+    value = row[key]
     if value is None:
         return "-"
-    text = f"{value:.4g}" if isinstance(value, float) else plain(" ".join(str(value).split()))
+    if key in SPREAD or key == "seconds":
+        write = percent if key in SHARES else "{:.1f}".format if key == "seconds" else "{:.4f}".format
+        return " ± ".join(write(part) for part in (value, row.get(f"{key} std")) if part is not None)
+    return f"{value:.4g}" if isinstance(value, float) else _cut(value)
+
+
+def _cut(value: Any) -> str:
+    text = plain(" ".join(str(value).split()))
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

@@ -4,8 +4,10 @@ import logging
 import sys
 import threading
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
+from fmnist.files import expand
 from fmnist.text import plain
 
 if TYPE_CHECKING:
@@ -20,6 +22,13 @@ def say(text: str, file: TextIO | None = None) -> None:
         if getattr(rank_zero_only, "rank", 0) != 0:
             return
     print(plain(text), file=file, flush=True)
+
+
+@cache
+def announce_bundled(name: str, path: str) -> None:
+    """Prints, once, that a configuration of the package is used, since there is no file of this name here."""
+    if path != str(expand(name)):
+        say(f"using the bundled config {name}", sys.stderr)
 
 
 def name_device(trainer: "Trainer") -> str:

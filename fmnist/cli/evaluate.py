@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def validate(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNISTDataModule) -> None:
-    """Evaluates on the validation images and prints a table."""
+    """Evaluates on the validation images."""
     check(data.is_validated, "data.val_size is 0, so nothing is left to validate on: give --data.val_size")
     scores = _evaluate("validate", trainer, _load(start, trainer), data).scores
     _print_leakage(start, data, "validate")
-    for name in ("acc", "ece", "loss"):
-        value = scores[name].item()
-        say(f"  {f'val/{name}':16}{percent(value) if name == 'acc' else f'{value:.4f}':>10}")
+    say(f"accuracy {percent(scores['acc'].item())} on {len(data.val_set or ()):,} validation images")
+    say(f"loss {scores['loss'].item():.4f}")
+    say(f"calibration error {scores['ece'].item():.4f}")
 
 
 def test(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNISTDataModule) -> None:
@@ -77,7 +77,7 @@ def test(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNIST
     except OSError as failure:
         error = failure
     members = member_table(metrics) if start.others else []
-    for line in (*class_table(metrics), "", *members, *headline(metrics), *written):
+    for line in (*members, *headline(metrics), "", *class_table(metrics), "", *written):
         say(line)
     if error:
         raise error
@@ -161,7 +161,7 @@ def _write(
 
     figures, report = folder / "metrics.json", folder / "report.html"
     if metrics.get("partial") and figures.exists() and not _is_partial(figures):
-        return [f"not written: {folder} has the results of a whole test"]
+        return [f"note: not written, since {folder} has the results of a whole test"]
     assert data.test_set is not None
     folder.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)  # that of another test
@@ -169,7 +169,7 @@ def _write(
     images, paths = data.test_set.images, data.source.paths(train=False)
     settings = {} if start.others else start.checkpoint["hyper_parameters"]
     write_report(metrics, evaluator.models[0], found.output, images, found.labels, report, settings, paths, rows)
-    return [f"written: {figures}", f"written: {report}"]
+    return [f"written: {figures}", f"report: {report}"]
 
 
 def _is_partial(path: Path) -> bool:

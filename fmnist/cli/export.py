@@ -78,7 +78,7 @@ def _safetensors(predictor: Predictor, start: Start) -> bytes:
 
 
 def _check(what: str, tolerance: float, largest: float, agreeing: float) -> None:
-    print(f"{what} on {CHECKED:,} images: largest difference {largest:.1e}, same class for {agreeing:.2%}")
+    print(f"checked {what} on {CHECKED:,} images: same class for {agreeing:.2%}, probabilities within {largest:.1e}")
     check(largest <= tolerance, f"the file differs from the model by {largest:.1e}, more than {tolerance}: not written")
 
 

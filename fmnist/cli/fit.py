@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
 from fmnist.runs.checkpoint import data_state
-from fmnist.runs.folder import check_links, run_folder
+from fmnist.runs.folder import check_links, newest_run, run_folder
 from fmnist.runs.tables import LOGGED, percent
 from fmnist.training.checkpoints import (
     AtomicCheckpointIO,
@@ -61,7 +62,7 @@ def fit(
         _check_continued(start, trainer, model)
     else:
         if not start.given.has_typed("c", "config"):
-            say("note: no --config given, using defaults. For the best recipe: --config configs/mlp.yaml")
+            say("note: no --config given, using defaults. For the 91% recipe: --config mlp.yaml")
         say(f"fit on {name_device(trainer)}")
         if continued:
             say(f"note: {continued} was stopped before its first epoch had ended, and begins again")
@@ -73,16 +74,28 @@ def fit(
             purge = start.checkpoint.get("global_step", 0) if continued else None  # hides events of later steps
             logs = (run.parent.parent, run.parent.name, run.name)
             trainer.loggers = [RunLogger(*logs, default_hp_metric=False, purge_step=purge)]
+        began = time.monotonic()
         _train(start, trainer, model, data)
         check(trainer.global_step > 0, "nothing has been trained: the time limit was over before the first step")
     best = _find_best(trainer)
     if best and best.dirpath:
-        score = "last epoch, no validation" if best.score is None else f"val/acc {percent(best.score[0])}"
+        score = "last epoch, no validation" if best.score is None else f"val acc {percent(best.score[0])}"
         if best.score and data.val_set is not None and len(data.val_set) < FEW:
             few = f"only {len(data.val_set):,} validation images: probabilities are poorly calibrated"
             say(f"warning: {few} ({FEW} or more recommended)")
+        say(f"trained in {time.monotonic() - began:.0f} s")
         say(f"best: {best.best} ({score})")
-        say(f"test: python -m fmnist test --ckpt_path {shlex.quote(str(best.best))}")
+        if (curves := Path(str(best.dirpath)).parent / "curves.png").exists():
+            say(f"curves: {curves}")
+        say(f"next: {_name_next(start, Path(str(best.best)))}  # writes report.html")
+
+
+def _name_next(start: Start, best: Path) -> str:
+    """Returns the command that tests a run, with the code that it names."""
+    text, newest = start.given.text, start.root == Path() and newest_run(Path()) == run_folder(best)
+    named = ((option, text.get(option, "")) for option in ("model.network", "data.source", "data.source.transform"))
+    code = [word for option, name in named if "." in name.removeprefix("fmnist.") for word in (f"--{option}", name)]
+    return shlex.join(["fmnist", "test", *([] if newest else ["--ckpt_path", str(best)]), *code])
 
 
 class PrintSummary(Callback):
@@ -143,7 +156,7 @@ def _train(start: Start, trainer: Trainer, model: ImageClassifier, data: Fashion
     except (SystemExit, KeyboardInterrupt):  # how Lightning ends after SIGTERM and Ctrl-C
         best = _find_best(trainer)
         if best and (folder := Path(str(best.dirpath))).is_dir():
-            say(f"stopped; continue with: python -m fmnist fit --ckpt_path {shlex.quote(str(folder.parent))}")
+            say(f"stopped; continue with: fmnist fit --ckpt_path {shlex.quote(str(folder.parent))}")
         raise
 
 

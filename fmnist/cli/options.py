@@ -24,16 +24,27 @@ SYNONYMS = {
     **dict.fromkeys(("ckpt", "checkpoint", "resume", "weights"), "ckpt_path"),
 }
 
+COMMON = """
+
+What most people set (all options are below):
+  --config mlp.yaml              a recipe; later options override it
+  --name NAME                    name of the run
+  --trainer.max_epochs 20        passes over the training images
+  --model.optimizer.lr 0.05      learning rate
+  --model.hidden_dims [512,512]  width of each hidden layer
+  --data.batch_size 128          images per step
+  --ckpt_path last               continue the newest run"""
 TAKE_SEVERAL = ("test", "predict")  # commands that take the checkpoints of an ensemble
 CHECKPOINT = "Checkpoint or run, by its path or name; or 'best' or 'last' of the newest run (default: best)"
 
 
-def help_texts(command: str, description: str, example: str, operands: str = "") -> dict[str, Any]:
+def help_texts(command: str, description: str, example: str, operands: str = "", hint: str = "") -> dict[str, Any]:
     """Returns what ``--help`` shows around the options, as arguments of a parser."""
     return {
         "usage": f"fmnist {command} [options]{operands}",
-        "description": f"{description[0].upper()}{description[1:]}.",
-        "epilog": f"example: {example}",
+        "description": f"{description[0].upper()}{description[1:]}.{COMMON if command == 'fit' else ''}",
+        "epilog": f"example: {example}\n{hint}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
     }
 
 

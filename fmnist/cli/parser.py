@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import textwrap
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -69,6 +70,7 @@ HELP = {
     "data.source": "Where the images come from: FashionMNIST, ImageFolder, CSV, Parquet or TorchVision;"
     " --data.source.help ImageFolder lists the settings of one.",
 }
+METAVARS = {"config": "FILE", "model.hidden_dims": "[N,...]"}
 CHECKPOINTS = dict.fromkeys(TAKE_SEVERAL, f"{CHECKPOINT}. Several, or a folder of runs, form an ensemble.")
 CHECKPOINTS["fit"] = "Your own run to continue, by its path or name, or 'last'; its config.yaml is used as by --config."
 DEFAULT_SOURCE = {"data.source": {"class_path": "fmnist.FashionMNIST"}}
@@ -80,16 +82,23 @@ FILES = (".yaml", ".yml", ".json")
 ALWAYS = {"c", "config", "h", "help", "print_config", "ckpt_path", "model.class_names", "model.image_shape"}
 
 
-class HelpFormatter(DefaultHelpFormatter):
+class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows what most people need, without types and lists of known classes; of a class, all its settings."""
 
     command = ""
+
+    def start_section(self, heading: str | None) -> None:
+        """Begins a group with the first sentence of its class."""
+        first = (heading or "").partition(". ")[0].replace("``", "")
+        super().start_section(textwrap.fill(first, 78) or None)
 
     def add_argument(self, action: argparse.Action) -> None:
         """Adds an option, if the command's help has it."""
         if self.command and not _is_shown(action.dest, self.command):
             return
-        action.help = HELP.get(action.dest, action.help)
+        action.help = (HELP.get(action.dest) or action.help or "").replace("``", "'")
+        if action.metavar is None and not action.choices and action.nargs != 0:
+            action.metavar = METAVARS.get(action.dest, "X")
         action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
         super().add_argument(action)
 
@@ -122,7 +131,7 @@ class Parser(LightningArgumentParser):
         kwargs.setdefault("usage", argparse.SUPPRESS)
         # without abbreviations, a misspelt option is not taken for another
         formatter = type("Formatter", (HelpFormatter,), {"command": command})
-        super().__init__(*args, allow_abbrev=False, formatter_class=formatter, **kwargs)
+        super().__init__(*args, allow_abbrev=False, **{**kwargs, "formatter_class": formatter})
         set_dumper("yaml", write_settings)
         set_parsing_settings(instantiate_subclass_spec_in_any=False)  # classes of the model are not made by `prepare`
         _let_classes_start_from_their_defaults()
@@ -180,6 +189,8 @@ class Parser(LightningArgumentParser):
             others = dict.fromkeys(line.strip().removeprefix("- ") for line in more)  # a line for each type
             wanted = [line for line in others if line.startswith("Expected a") and line not in cause]
             what = f"{what} {'; or '.join([cause, *(line for line in wanted if 'NoneType' not in line)])}"[:400]
+        if "is not accepted; there are root, download" in what:  # the settings of FashionMNIST
+            what += "; for your own pictures: --config folder.yaml, csv.yaml or parquet.yaml"
         if not self.exit_on_error:  # of the settings of a class: the parser around this one adds the option's name
             known = f"; there are {', '.join(vars(self.get_defaults()))}" if isinstance(ex, KeyError) else ""
             raise argparse.ArgumentError(None, f"{what}{known}")
@@ -246,6 +257,8 @@ def first_line(error: BaseException | None) -> str:
 
 def _as_text(value: Any) -> str:
     """Writes a value; of a class its name, and what it is given."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
     if not hasattr(value, "get") or "class_path" not in value:
         return str(value)
     given = ", ".join(f"{name}={setting}" for name, setting in (value.get("init_args") or {}).items())

@@ -8,17 +8,19 @@ from typing import Any
 from fmnist.cli.console import quiet, say
 from fmnist.cli.options import PlainParser, add_checkpoint_arguments, add_transform, refuse_stray, suggest
 from fmnist.cli.resolve import find_start
-from fmnist.devices import find_device
+from fmnist.devices import check_device, find_device
 from fmnist.errors import UserError, check
 from fmnist.files import check_unused, expand
 from fmnist.inference.predictions import STDOUT, check_output, write_rows
-from fmnist.inference.predictor import Predictor
+from fmnist.inference.predictor import UNKNOWN_NOTE, UNLIKE_NOTE, Predictor
 from fmnist.inference.stream import classify_files, find_pictures
 from fmnist.runs.checkpoint import load_members
 from fmnist.runs.tables import percent
 from fmnist.text import display_width, pad
 
 EXAMPLE = "fmnist predict --images photos --output predictions.csv"
+NOWHERE = "give --output FILE.csv, FILE.jsonl or -, or show some: --index 0 (a test image), --images PICTURE (your own)"
+USUAL_NOTES = ("", UNKNOWN_NOTE, "light background: inverted", "dark background: kept")
 TRAINER_OPTIONS = ("--trainer.", "--data.", "--model.", "--seed_everything")
 
 
@@ -30,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=str, help="File to write, .csv or .jsonl, or - for standard output.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     parser.add_argument("--index", type=int, help="Print the prediction for this test image instead.")
-    parser.add_argument("--save_converted", type=str, help="Folder for each picture as the network sees it.")
-    parser.add_argument("--explain", type=str, help="Folder for which pixels decided: orange for, blue against.")
+    parser.add_argument("--save_converted", type=str, help="Write each picture's 28x28 input to this folder.")
+    parser.add_argument(
+        "--explain",
+        type=str,
+        help="Write heat maps to this folder: orange pixels support the class, blue ones oppose it.",
+    )
 
 
 def run(description: str, argv: list[str]) -> None:
@@ -56,9 +62,10 @@ def run(description: str, argv: list[str]) -> None:
         refuse_stray(rest[0])  # values of --model.network.SETTING come after it
     check(settings.index is None, "--index prints one prediction of a test image: leave out --output and --images")
     quiet()
+    check_device(settings.accelerator)
     device = find_device(settings.accelerator)
     if device is None:
-        raise UserError(f"--trainer.accelerator {settings.accelerator}: there is no such device here; give auto or cpu")
+        raise UserError(f"--trainer.accelerator {settings.accelerator} is not known here: give auto, cpu, gpu or mps")
     paths = _check_pictures(settings)
     start = find_start("predict", argv)
     model = load_members(start.members, start.network).to(device)
@@ -69,7 +76,7 @@ def run(description: str, argv: list[str]) -> None:
 def check_output_option(settings: Any) -> Path:
     """Returns the file of ``--output``, once it is known that it can be written."""
     if settings.output is None:
-        raise UserError("say where the predictions go: --output FILE.csv, FILE.jsonl or - for the screen")
+        raise UserError(NOWHERE)
     output = expand(settings.output)
     check_output(output, settings.overwrite)
     return output
@@ -101,24 +108,29 @@ def _classify(predictor: Predictor, paths: list[str], settings: Any) -> None:
     if output is None:
         width = min(40, max(map(display_width, paths)))
         for row in rows:
-            say(_line(row, width))
+            for line in _lines(row, width):
+                say(line)
     else:
         write_rows(rows, output)
         print_written(output, len(paths) - len(failed))
     if empty:
         say(f"note: {len(empty):,} of {len(paths):,} pictures are nothing but background and get no class", error)
     if failed:
-        some = f"{len(failed):,} of {len(paths):,} files could not be read"
-        say(f"note: {some}: the column 'error' says why", error)
+        more = f"; and {len(failed) - 1:,} more of {len(paths):,} could not be read" if len(failed) > 1 else ""
+        say(f"warning: {failed[0]}{more}", error)
 
 
-def _line(row: dict[str, Any], width: int) -> str:
-    """Writes the three most probable classes of a picture, aligned with those of others."""
-    best = sorted(((value or 0, name[2:-1]) for name, value in row.items() if name.startswith("p(")), reverse=True)[:3]
-    longest = max(display_width(name[2:-1]) for name in row if name.startswith("p("))
-    classes = "  ".join(f"{pad(name, longest)} {percent(value):>7}" for value, name in best)
-    known = classes if row["predicted"] else row["error"] or "no class"
-    return f"{pad(row['path'], width)}  {known}  {row['note'] or ''}".rstrip()
+def _lines(row: dict[str, Any], width: int) -> list[str]:
+    """Writes the most probable classes of a picture, three if 80 columns have room, and below them what is unusual."""
+    best = sorted(((value or 0, name[2:-1]) for name, value in row.items() if name.startswith("p(")), reverse=True)
+    longest = max(display_width(name) for _, name in best)
+    cells = [f"  {pad(name, longest)} {percent(value):>7}" for value, name in best[:3]]
+    room = max(1, (80 - max(width, display_width(row["path"]))) // len(cells[0]))
+    known = "".join(cells[:room]) if row["predicted"] else f"  {row['error'] or 'no class'}"
+    parts = (row["note"] or "").split("; ")
+    unusual = "; ".join(part for part in parts if part not in USUAL_NOTES)
+    level = "warning" if UNLIKE_NOTE in parts else "note"
+    return [f"{pad(row['path'], width)}{known}", *([f"  {level}: {unusual}"] if unusual else [])]
 
 
 def print_written(output: Path, count: int) -> None:

@@ -7,15 +7,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from fmnist.cli.console import say
+from fmnist.cli.console import announce_bundled, say
 from fmnist.cli.options import TAKE_SEVERAL
 from fmnist.data.saved import read_data_settings
 from fmnist.errors import UserError, check
-from fmnist.files import expand, find_config, read_text
+from fmnist.files import expand, find_config, list_configs, read_text
 from fmnist.model.network import NetworkFactory
 from fmnist.names import UntrustedCodeError, import_code, search_current_folder
 from fmnist.runs.checkpoint import (
@@ -226,21 +225,17 @@ def read_config(name: str) -> dict[str, Any]:
         UserError: It is not a configuration, or has a setting that belongs on the command line.
     """
     path = find_config(name)
-    _announce_config(name, str(path))
+    announce_bundled(name, str(path))
     try:
         settings = parse_settings(read_text(path) if isinstance(path, Path) else path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"--config {name}: no such file; bundled: {', '.join(list_configs())}") from error
     except OSError as error:
         raise UserError(f"--config {name}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{name} is not a configuration: {str(error)[:200]}") from error
     check(not settings.get("ckpt_path"), f"{name}: ckpt_path belongs on the command line, as --ckpt_path")
     return settings
-
-
-@cache
-def _announce_config(name: str, path: str) -> None:
-    if path != str(expand(name)):
-        say(f"--config {name}: using {path}", sys.stderr)
 
 
 def _group(argv: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -296,7 +291,7 @@ def _names_code(option: str) -> bool:
 def _ask_to_name(error: UntrustedCodeError, command: str, argv: Sequence[str]) -> str:
     """Returns the line that says how to go on, with the command to copy."""
     named = [argument for option, name in error.code.items() for argument in (f"--{option}", name)]
-    line = shlex.join(["python", "-m", "fmnist", command, *argv, *named])
+    line = shlex.join(["fmnist", command, *argv, *named])
     return f"{error.path} was trained with {error.names}; if you trust that code, name it yourself: {line}"
 
 

@@ -31,7 +31,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     parser = PlainParser("serve", description, EXAMPLE)
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (127.0.0.1: only this machine).")
     parser.add_argument("--port", type=int, default=8000, help="Port (8000); 0 takes a free one and prints it.")
-    parser.add_argument("--token", help="Needed for /predict. FMNIST_TOKEN is not shown in the list of processes.")
+    parser.add_argument("--token", help="Require this token for /predict (default: $FMNIST_TOKEN; none if unset).")
     parser.add_argument(
         "--allowed_host", nargs="+", default=[], metavar="NAME", help="Name of this server behind a tunnel or a proxy."
     )

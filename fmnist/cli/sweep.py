@@ -1,15 +1,14 @@
 """``sweep``: hyperparameter search from one file, which can be stopped, repeated and continued."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fmnist.cli.compare import format_text, list_runs
-from fmnist.cli.console import say
+from fmnist.cli.console import announce_bundled
 from fmnist.cli.options import PlainParser
 from fmnist.errors import check
-from fmnist.files import expand, find_config, write_whole
+from fmnist.files import find_config, write_whole
 from fmnist.runs.folder import LOGS
 from fmnist.runs.settings import write_settings
 from fmnist.runs.tables import LOGGED
@@ -40,8 +39,7 @@ def run(description: str, argv: Sequence[str]) -> None:
 
 def _find_file(name: str) -> Path:
     path = Path(str(find_config(name, "configs/sweeps")))
-    if path != expand(name):
-        say(f"{name}: using {path}", sys.stderr)
+    announce_bundled(name, str(path))
     return path
 
 
@@ -81,7 +79,7 @@ def _print_best(plan: Plan, folder: Path, options: Sequence[str]) -> None:
     if rows := list_runs(folder):
         print(f"\n{format_text(rows[:SHOWN])}")
     if "data.fold" in plan.search:
-        print(f"labels that look wrong: python -m fmnist audit {shlex.quote(str(folder))}")
+        print(f"labels that look wrong: fmnist audit {shlex.quote(str(folder))}")
     results = [(trial, trial.result() or {}) for trial in read_trials(folder, plan)]
     scored = [(result["value"], trial) for trial, result in results if result.get("value") is not None]
     if len(scored) < 2 or {"seed_everything", "data.fold"} & plan.search.keys():
@@ -93,4 +91,4 @@ def _print_best(plan: Plan, folder: Path, options: Sequence[str]) -> None:
     path = folder / f"{folder.name}-seeds.yaml"
     print(f"best: {best.path}; {NOISE}")
     write_whole(path, write_settings(seeds))
-    print(f"with five seeds: python -m fmnist sweep {shlex.join([str(path), '--test', *options])}")
+    print(f"with five seeds: fmnist sweep {shlex.join([str(path), '--test', *options])}")

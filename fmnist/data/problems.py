@@ -49,7 +49,7 @@ def find_problems(
     digests = images.digests if images else None
     if isinstance(seen, Tensor) and digests is not None and (count := int(torch.isin(digests, seen).sum())):
         part = "test" if stage == "test" else "validation"
-        lines.append(f"warning: {count:,} of {len(digests):,} {part} images were trained on: the figures are too good")
+        lines.append(f"warning: {count:,} of {len(digests):,} {part} images were in the training set: too optimistic")
     return lines + find_small_classes(images.labels, class_names) if images and stage == "fit" else lines
 
 

@@ -87,7 +87,7 @@ def apply(transform: Callable[[Any], Any], picture: Image.Image) -> Image.Image:
         if fits and shaped and values.numel() and 0 <= values.min() <= values.max() <= 255:
             made = Image.fromarray(values.to(torch.uint8).squeeze(-1).numpy())
     what = f"a {type(made).__name__}" + (f" of shape {tuple(made.shape)}" if hasattr(made, "shape") else "")
-    check(isinstance(made, Image.Image), f"the transform {name} gave {what}, which is no picture: give a PIL image")
+    check(isinstance(made, Image.Image), f"the transform {name} gave {what}, which is not a picture: give a PIL image")
     return cast(Image.Image, made)
 
 

@@ -78,9 +78,9 @@ def write_report(
 
 def _commands(checkpoints: list[str | None], run: Path | None) -> Iterator[str]:
     if run:
-        yield shlex.join(["python", "-m", "fmnist", "fit", "--config", f"{run}/config.yaml"])
+        yield shlex.join(["fmnist", "fit", "--config", f"{run}/config.yaml"])
     if known := [*filter(None, checkpoints)]:
-        yield shlex.join(["python", "-m", "fmnist", "test", "--ckpt_path", *known])
+        yield shlex.join(["fmnist", "test", "--ckpt_path", *known])
 
 
 def write_page(path: Path, template: str, **what: Any) -> None:

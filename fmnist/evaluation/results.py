@@ -105,24 +105,27 @@ def member_table(metrics: Metrics) -> list[str]:
 
 
 def headline(metrics: Metrics) -> list[str]:
-    """Returns the most important figures as three lines."""
+    """Returns the most important results in words, the accuracy first."""
     low, high = map(percent, metrics["acc_interval"])
-    calibration = f"{metrics['ece_uncalibrated']:.4f} before calibration, temperature {metrics['temperature']:.3f}"
+    sure, most = (percent(metrics[f"coverage_at_{share}"]) for share in (99, 95))
     part = " only: a partial test" if metrics.get("partial") else ""
+    loss, error = f"{metrics['nll']:.4f} after calibration", f"{metrics['ece_uncalibrated']:.4f} before calibration"
     if metrics["temperature"] == 1:
-        calibration = "not calibrated: there were no validation images"
+        loss = error = "not calibrated: there were no validation images"
     return [
-        f"acc {percent(metrics['acc'])} (95% interval {low} to {high}), "
-        f"top2_acc {percent(metrics['top2_acc'])}, {metrics['num_samples']:,} images{part}",
-        f"loss {metrics['loss']:.4f}; of the probabilities: nll {metrics['nll']:.4f}, brier {metrics['brier']:.4f}",
-        f"ece {metrics['ece']:.4f} ({calibration})",
+        f"accuracy {percent(metrics['acc'])} (95% interval {low} to {high}) on {metrics['num_samples']:,} images{part}",
+        f"answers {sure} of the images with 99% right, {most} with 95% right",
+        f"top-2 accuracy {percent(metrics['top2_acc'])}",
+        f"loss {metrics['loss']:.4f} ({loss})",
+        f"Brier score {metrics['brier']:.4f}",
+        f"calibration error {metrics['ece']:.4f} ({error}, temperature {metrics['temperature']:.3f})",
     ]
 
 
 def class_table(metrics: Metrics) -> list[str]:
     """Returns precision, recall and F1 of every class as lines of a table."""
     width = max(map(display_width, ["class", *(row["name"] for row in metrics["classes"])]))
-    lines = [f"{'class':{width}}  precision     recall         f1  support"]
+    lines = [f"{'class':{width}}  precision     recall         F1  support"]
     for row in metrics["classes"]:
         shares = "".join(f"{percent(row[column]):>11}" for column in ("precision", "recall", "f1"))
         lines.append(f"{pad(row['name'], width)}{shares}  {row['support']:7,}")

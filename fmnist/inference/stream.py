@@ -85,12 +85,14 @@ def classify_files(
                 elif row["predicted"] is None and empty is not None:
                     empty.append(name)
                 if isinstance(result, Converted) and base:
-                    place = f"{os.path.relpath(os.path.abspath(path), base)}.png"  # noqa: PTH100
+                    place = os.path.relpath(os.path.abspath(path), base)  # noqa: PTH100
+                    place += "" if place.lower().endswith(".png") else ".png"
                     row["note"] += _save_all(predictor, result, row, save_converted, explain, place)
                 yield {"path": name, **row}
             bar.update(len(chunk))
     if len(failed) == len(paths):
-        raise UserError(f"none of the {len(paths):,} files could be read: {failed[0]}")
+        none = f"none of the {len(paths):,} files could be read: " if len(paths) > 1 else ""
+        raise UserError(f"{none}{failed[0]}")
 
 
 def _find_base(paths: Sequence[str]) -> str:

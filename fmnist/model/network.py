@@ -52,7 +52,7 @@ def build_network(settings: Mapping[str, Any], factory: NetworkFactory | None = 
         if "num_classes" not in str(error):
             raise
         raise UserError(f"model.network is called with num_classes, which it must take: {error}") from error
-    check(isinstance(network, nn.Module), f"model.network made a {type(network).__name__}, which is no nn.Module")
+    check(isinstance(network, nn.Module), f"model.network made a {type(network).__name__}, which is not an nn.Module")
     for module in network.modules():
         for name, buffer in module.named_buffers(recurse=False):
             expanded = not is_lazy(buffer) and buffer.layout == torch.strided and 0 in buffer.stride()

@@ -144,7 +144,7 @@ def _find_newest(name: str, root: Path, to_continue: bool) -> Path:
         if _can_use(path, to_continue):
             return path
     raise UserError(
-        f"no trained model in {root / LOGS}: run 'python -m fmnist fit --config configs/mlp.yaml' first, "
+        f"no trained model in {root / LOGS}: run 'fmnist fit --config configs/mlp.yaml' first, "
         f"or name a checkpoint with --ckpt_path FILE"
     )
 

@@ -13,6 +13,10 @@ from fmnist.files import atomic_path
 from fmnist.plots import draw_curves, name_harder
 from fmnist.runs.tables import append_seconds, percent, write_history
 
+GUESSING = (
+    "note: after one epoch the network is hardly better than guessing: check the learning rate, the labels,"
+    " and the pictures (fmnist prepare --show samples.png)"
+)
 DRAW_EVERY = 10.0  # seconds: drawing takes a tenth of one, as much as all else that ends a short epoch
 
 
@@ -45,7 +49,7 @@ class History(Callback):
         self.rows = state_dict["rows"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes the folder, once: one that is removed during the training must not come back."""
+        """Makes the folder, once: one that is removed later must not come back. Explains the training figures."""
         self._drawn_at = time.monotonic()
         data = vars(trainer.datamodule) if trainer.datamodule else {}  # type: ignore[attr-defined]
         self._harder = name_harder({**data, **pl_module.hparams})
@@ -54,6 +58,9 @@ class History(Callback):
         if folder and trainer.is_global_zero:
             self._folder = Path(folder)
             self._folder.mkdir(parents=True, exist_ok=True)
+        if self._harder:
+            explained = f"training is measured with {self._harder}, validation without"
+            _print(trainer, f"note: {explained}: it can look worse than it is")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -76,11 +83,13 @@ class History(Callback):
         self.rows = [*self.rows, row]
         if not trainer.is_global_zero:
             return
-        bar = trainer.progress_bar_callback
-        (partial(print, flush=True) if bar is None else bar.print)(_format(row, trainer.max_epochs))
+        seconds = time.monotonic() - self._start
+        _print(trainer, _format(row, trainer.max_epochs, seconds))
+        if trainer.current_epoch == 0 and _is_guessing(row, getattr(trainer, "datamodule", None)):
+            _print(trainer, GUESSING)
         if self._folder:
             with _unless_locked():
-                append_seconds(self._folder, trainer.current_epoch + 1, time.monotonic() - self._start)
+                append_seconds(self._folder, trainer.current_epoch + 1, seconds)
             with _unless_locked():
                 write_history(self.rows, self._folder)
             if time.monotonic() - self._drawn_at > DRAW_EVERY:
@@ -111,14 +120,30 @@ def _unless_locked() -> Iterator[None]:
         print(f"note: {error.filename}: {error.strerror}; close it elsewhere, training goes on", flush=True)
 
 
-def _format(row: dict[str, float], max_epochs: int | None) -> str:
+def _is_guessing(row: dict[str, float], data: Any) -> bool:
+    """Returns whether an epoch is hardly better than always naming the most frequent class."""
+    stage, images = ("val", getattr(data, "val_set", None)) if "val/acc" in row else ("train", data and data.train_set)
+    if images is None or f"{stage}/acc" not in row:
+        return False
+    chance = images.labels.bincount().max().item() / len(images)
+    return not row[f"{stage}/acc"] > chance + 0.05 * (1 - chance)  # nan is no better either
+
+
+def _print(trainer: Trainer, line: str) -> None:
+    """Prints a line on the first process, above the progress bar if there is one."""
+    bar = trainer.progress_bar_callback
+    if trainer.is_global_zero:
+        (partial(print, flush=True) if bar is None else bar.print)(line)
+
+
+def _format(row: dict[str, float], max_epochs: int | None, seconds: float) -> str:
     """Formats an epoch as a line of at most 80 columns."""
     stages = [
-        f"{stage}: loss {row[f'{stage}/loss']:.4f}  acc {percent(row[f'{stage}/acc'])}"
+        f"{stage} loss {row[f'{stage}/loss']:.4f} acc {percent(row[f'{stage}/acc'])}"
         for stage in ("train", "val")
         if f"{stage}/loss" in row
     ]
-    return "  ".join([name_epoch(int(row["epoch"]), max_epochs), *stages])
+    return "  ".join([name_epoch(int(row["epoch"]), max_epochs), *stages, f"{seconds:.1f} s"])
 
 
 def name_epoch(epoch: int, max_epochs: int | None) -> str:

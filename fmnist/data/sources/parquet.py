@@ -27,7 +27,7 @@ MAX_METADATA = 1_000_000  # bytes of Hugging Face's description of the columns
 class Parquet(PictureSource):
     """Tables with a column of pictures, as bytes, and one of labels, as Hugging Face publishes image data sets.
 
-    Needs ``pip install 'fmnist[parquet]'``.
+    Needs ``pip install -e ".[parquet]"``.
 
     Args:
         path: A file; a pattern for several; or a folder, in which ``train``, ``test`` and ``val`` in the names of

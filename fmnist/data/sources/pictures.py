@@ -185,7 +185,7 @@ def name_label(label: Any, names: list[str] | None, place: str) -> str:
     if not names or (isinstance(label, str) and text in names):
         return text
     known = text.isdecimal() and len(text) < 10 and int(text) < len(names)
-    check(known, f"{place} there is no class {text!r}: the labels are 0 to {len(names) - 1}, or names")
+    check(known, f"{place} unknown class {text!r}: the labels are 0 to {len(names) - 1}, or names")
     return names[int(text)]
 
 

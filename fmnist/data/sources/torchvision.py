@@ -53,4 +53,4 @@ class TorchVision(Source):
             return getattr(datasets, self.name)(self.folder, train=train, download=True, **options)
         except Exception as error:  # torchvision trusts what the files say of themselves
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"data.source: {self.name} cannot be had: {reason}") from error
+            raise UserError(f"data.source: {self.name} could not be downloaded or read: {reason}") from error
