@@ -161,7 +161,7 @@ def _write(
 
     figures, report = folder / "metrics.json", folder / "report.html"
     if metrics.get("partial") and figures.exists() and not _is_partial(figures):
-        return [f"note: not written, since {folder} has the results of a whole test"]
+        return [f"note: not written: {folder} has the results of a whole test"]
     assert data.test_set is not None
     folder.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)  # that of another test
