@@ -36,8 +36,8 @@ def find_config(name: str, folder: str = "configs") -> Traversable:
         name: What the user has written; a file of this name comes before one of the package.
         folder: Folder of the package, ``configs`` or ``configs/sweeps``.
     """
-    here = expand(name)
-    return here if here.exists() or name not in (known := list_configs(folder)) else known[name]
+    here, bundled = expand(name), list_configs(folder).get(name)
+    return here if bundled is None or here.exists() else bundled
 
 
 def list_configs(folder: str = "configs") -> dict[str, Traversable]:
