@@ -406,8 +406,8 @@ def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys
     best, command = capsys.readouterr().out.splitlines()[-2:]
     assert best.startswith(f"best: {folder / 'trial_001'}; ")
     args = shlex.split(command.partition(": ")[2])
-    assert args[:4] == ["python", "-m", "fmnist", "sweep"]
-    assert args[5:] == ["--test", "--trainer.max_epochs", "3"]
-    points = [*read_plan(Path(args[4])).grid()]
+    assert args[:2] == ["fmnist", "sweep"]
+    assert args[3:] == ["--test", "--trainer.max_epochs", "3"]
+    points = [*read_plan(Path(args[2])).grid()]
     assert [point.pop("seed_everything") for point in points] == [0, 1, 2, 3, 4]
     assert points == 5 * [{"config": str(tmp_path / "mlp.yaml"), "model.dropout": 0.1, "model.hidden_dims": [8]}]
