@@ -213,8 +213,8 @@ def starved(place: Place) -> str:
         place.continued(folder)
 
     try:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(trial, ("full", "read-only", "removed")))
+        for kind in ("full", "read-only", "removed"):
+            trial(kind)
     finally:
         if not mounted:
             subprocess.run(["umount", small], check=True)
