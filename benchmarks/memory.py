@@ -47,11 +47,11 @@ def main() -> int:
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(args.count):
-            path = Path(folder) / "photos" / f"{index % 10}" / f"{index:06}.png"
+            path = Path(folder) / "photos" / f"{index % 10}" / f"{index:06}.bmp"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = np.full((args.side, args.side, 3), random.integers(0, 256, 3), np.uint8)
             pixels[: args.side // 2, : random.integers(1, args.side)] = 25 * (index % 10)
-            Image.fromarray(pixels).save(path, compress_level=1)
+            Image.fromarray(pixels).save(path)
         source = ["--data.source=ImageFolder", f"--data.source.folder={folder}/photos", "--data.source.color=true"]
         words = [*source, f"--data.source.image_size={args.side}", "--data.val_size=0.1", "--model.hidden_dims=[16]"]
         words += ["--trainer.max_epochs=1", "--data.batch_size=256", f"--trainer.default_root_dir={folder}"]
