@@ -50,7 +50,7 @@ def test_the_convolutional_network_does_what_the_mlp_does(examples, cli):
     assert "model.hidden_dims" not in page, "and no settings of the MLP"
     run(cli, "predict", *NAMED[:2], "--output", "out.csv")
     assert "same class for 100.00%" in run(cli, "export", *NAMED[:2], "--output", "own.onnx")
-    assert "finished" in run(cli, "compare")
+    assert "finished" in run(cli, "compare", "--format", "csv")
     from examples.convnet import ConvNet
 
     assert load("version_0", network=ConvNet).classify(torch.zeros(28, 28, dtype=torch.uint8)).name

@@ -122,7 +122,7 @@ def test_where_locks_do_not_exist_a_run_is_trained_with_one_warning(workplace, c
         "warning: this file system has no locks: do not use one run or sweep from two processes"
     ]
     assert cli("fit", "--ckpt_path", "last", "--trainer.max_epochs", 2)[::2] == (0, "")
-    code, out, _ = cli("compare")
+    code, out, _ = cli("compare", "--format", "csv")
     assert code == 0
     assert "finished" in out
     assert "broken" not in out
