@@ -79,7 +79,7 @@ def test_photographs_go_through_every_command(photos, cli):
     )
     with Path("out.csv").open() as file:
         assert [row["predicted"] for row in csv.DictReader(file)] == ["flower", "flower"]
-    with Image.open("seen/1.png.png") as seen, Image.open("why/1.png.png") as why:
+    with Image.open("seen/1.png") as seen, Image.open("why/1.png") as why:
         assert (seen.mode, seen.size, why.size) == ("RGB", (32, 24), (65 * 9, 24 * 9))
     assert "same class for 100.00%" in run(cli, "export", "--ckpt_path=version_0", "--output=photos.onnx")
     run(cli, "export", "--ckpt_path=version_0", "--output=photos.safetensors")
