@@ -74,12 +74,13 @@ class ImageClassifier(CalibratedModule):
         image_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["class_names", "image_shape"])
+        # Added here, so that they are in the same order in the checkpoints of a run that was continued.
+        self.hparams["class_names"] = list(class_names or FashionMNIST.class_names)
         self.hparams["image_shape"] = list(image_shape or FashionMNIST.image_shape)
         check_settings(self.hparams)
         # Plain values only, so that every checkpoint loads with weights_only=True, which runs no code.
         self.hparams["hidden_dims"] = list(hidden_dims)
-        self.hparams["class_names"] = list(class_names or FashionMNIST.class_names)
         self.hparams["network"] = describe_network(network)
         self.hparams["weights"] = None  # those that a checkpoint has are newer
         pretrained = Pretrained(weights) if weights else None
