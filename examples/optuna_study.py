@@ -1,6 +1,6 @@
 """A search on several machines: Optuna's own storage in a database, and one `fit` for each trial.
 
-    pip install "fmnist[sweep]" "psycopg[binary]"
+    pip install -e ".[sweep]" "psycopg[binary]"
     python examples/optuna_study.py postgresql+psycopg://USER:PASSWORD@HOST/DATABASE --trials 40
 
 Start it with the same URL on each machine. A worker that dies sends no more heartbeats; then another one trains the

@@ -82,7 +82,7 @@ class Served:
 
     def stop(self, err=""):
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=10)
         assert errors == err
         return self.process.returncode
 
@@ -502,10 +502,10 @@ def test_a_thread_cannot_keep_the_server_from_ending(workdir, pictures, tmp_path
         server.send_signal(signal.SIGTERM)
     wait_for(lambda: not listens(ports[1]))  # else both signals could arrive as one
     servers[1].send_signal(signal.SIGTERM)
-    assert servers[1].wait(60) == 143
+    assert servers[1].wait(5) == 143
     assert servers[0].poll() is None, "the second signal ends it at once"
-    assert servers[0].wait(60) == 143
-    assert 4 < time.monotonic() - started < 60, "the thread sleeps for ten minutes"
+    assert servers[0].wait(10) == 143
+    assert 4 < time.monotonic() - started < 10, "five seconds are promised; the thread sleeps for ten minutes"
     assert [server.communicate()[1] for server in servers] == ["", ""]
     for connection in connections:
         connection.close()

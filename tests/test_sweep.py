@@ -411,3 +411,11 @@ def test_the_best_is_named_with_a_command_for_five_seeds(write, tmp_path, capsys
     points = [*read_plan(Path(args[2])).grid()]
     assert [point.pop("seed_everything") for point in points] == [0, 1, 2, 3, 4]
     assert points == 5 * [{"config": str(tmp_path / "mlp.yaml"), "model.dropout": 0.1, "model.hidden_dims": [8]}]
+
+
+def test_nothing_is_trained_with_five_seeds_where_named_points_have_seeds(write, capsys):
+    plan, folder = begin(write(**{"try": {"first": {"seed_everything": 0}, "second": {"seed_everything": 1}}}))
+    for loss in (0.5, 0.4):
+        add(plan, folder).finish("complete", value=loss)
+    _print_best(plan, folder, [])
+    assert "five seeds" not in capsys.readouterr().out

@@ -82,7 +82,8 @@ def _print_best(plan: Plan, folder: Path, options: Sequence[str]) -> None:
         print(f"labels that look wrong: fmnist audit {shlex.quote(str(folder))}")
     results = [(trial, trial.result() or {}) for trial in read_trials(folder, plan)]
     scored = [(result["value"], trial) for trial, result in results if result.get("value") is not None]
-    if len(scored) < 2 or {"seed_everything", "data.fold"} & plan.search.keys():
+    varied = set(plan.search).union(*plan.named.values())
+    if len(scored) < 2 or varied & {"seed_everything", "data.fold"}:
         return
     best = (min if plan.mode == "min" else max)(scored, key=lambda pair: pair[0])[1]
     search = {name: [value] for name, value in best.point.items() if name != "config"}
