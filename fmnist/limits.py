@@ -1,10 +1,17 @@
-"""Limits on plain values from files: how many there may be, how deep they are nested, how long a number is."""
+"""Limits: on plain values from files (their number, nesting and length), and on images that are computed at once."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 MAX_NODES, MAX_DEPTH, MAX_BITS = 10_000, 50, 1024  # of settings: their values, their nesting, their numbers
 LETTERS = 100  # of a text that count as one more value
+BATCH_VALUES = 2_000_000  # pixels that go through a network at once, where no gradients are kept
+
+
+def limit_batch(most: int, shape: Sequence[int]) -> int:
+    """Returns how many images of a shape (C, H, W) go through a network at once: at least 1, at most ``most``."""
+    return max(1, min(most, BATCH_VALUES // math.prod(shape)))
 
 
 def walk(value: Any, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> Iterator[Any]:

@@ -1,6 +1,5 @@
 """The data module: prepares, splits, batches and augments the images."""
 
-import math
 from copy import deepcopy
 from typing import Any
 
@@ -18,11 +17,11 @@ from fmnist.data.sources.fashion_mnist import FashionMNIST
 from fmnist.data.sources.source import Source, clean_name
 from fmnist.data.split import digest_split, hold_out
 from fmnist.errors import check, data_errors
+from fmnist.limits import limit_batch
 from fmnist.seeds import global_seed
 
-# Images and pixels of a process's batch in an evaluation, which keeps no gradients, so that large batches are cheap
 Statistics = float | list[float]  # of the pixels: one number, or one for each channel
-EVAL_BATCH_SIZE, EVAL_VALUES = 1000, 2_000_000
+EVAL_BATCH_SIZE = 1000  # per process; evaluation keeps no gradients, so large batches are cheap
 
 
 class FashionMNISTDataModule(LightningDataModule):
@@ -193,8 +192,7 @@ class FashionMNISTDataModule(LightningDataModule):
         # The sampler shuffles, not the loader: its order depends only on (seed, epoch), so a resumed run repeats it.
         sampler = EpochSampler(len(images), shuffle=train, seed=self.seed, rank=rank, world_size=world_size)
         sampler.set_epoch(self.epoch)
-        largest = max(1, min(EVAL_BATCH_SIZE, EVAL_VALUES // math.prod(self.image_shape)))
-        size = self.batch_size // world_size if train else largest
+        size = self.batch_size // world_size if train else limit_batch(EVAL_BATCH_SIZE, self.image_shape)
         return make_loader(images, size, sampler, self.num_workers)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

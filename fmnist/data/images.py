@@ -15,7 +15,7 @@ PART = 1000  # images that are read at once where all of them are
 
 
 class Rows:
-    """Some images of an array, which are copied when they are asked for: it may be larger than memory.
+    """Selected images of an array that may be larger than memory: indexing copies only what it selects.
 
     Args:
         array: uint8 (M, C, H, W), in memory or mapped into it.

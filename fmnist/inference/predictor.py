@@ -142,7 +142,7 @@ class Predictor:
         """Converts a single picture, of any kind that ``classify`` takes, as in training.
 
         Raises:
-            PictureError: The file is no picture, is damaged, or is too large.
+            PictureError: The file is not a picture, is damaged, or is too large.
             ValueError: It is nothing that could be a picture.
         """
         if isinstance(picture, Converted):

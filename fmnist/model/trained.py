@@ -1,17 +1,17 @@
 """A trained network: what it computes for images."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fmnist.limits import limit_batch
 from fmnist.model.checks import check_pixels
 from fmnist.model.network import IMAGE_SHAPE
 from fmnist.model.typicality import PenultimateFeatures, Typicality
 
-BATCH, BATCH_VALUES = 500, 2_000_000  # images that go through a network at once, and their pixels
+BATCH = 500  # images that go through a network at once
 
 
 class Output(NamedTuple):
@@ -77,7 +77,7 @@ class TrainedModel(nn.Module):
 
     def predict_in_batches(self, images: Any) -> Output:
         """Computes the same for any number of images, uint8 (N, C, H, W), or what has them as slices; on the CPU."""
-        size = max(1, min(BATCH, BATCH_VALUES // math.prod(self.image_shape)))
+        size = limit_batch(BATCH, self.image_shape)
         with torch.inference_mode():
             batches = (images[start : start + size] for start in range(0, max(1, len(images)), size))
             parts = [self.predict(batch.to(self.temperature.device)) for batch in batches]

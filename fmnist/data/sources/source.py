@@ -67,7 +67,7 @@ class Source(ABC):
         return None
 
     def paths(self, train: bool) -> list[str] | None:
-        """Returns where each image of ``load(train)`` comes from; None if it is no file."""
+        """Returns where each image of ``load(train)`` comes from; None if it is not a file."""
         return None
 
     @abstractmethod
