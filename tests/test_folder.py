@@ -87,6 +87,23 @@ def test_the_error_says_what_to_do_when_there_is_none(tmp_path):
         runs.find_checkpoint("nope", tmp_path)
 
 
+def test_the_network_of_the_package_is_used_where_nothing_is_named_and_nothing_is_trained(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    make(Path(), 0)  # a run that has not finished an epoch
+    assert runs.find_checkpoints([], Path(), or_bundled=True) == [runs.BUNDLED]
+    assert capsys.readouterr().err == f"note: {runs.BUNDLED_NOTE}\n"
+    for specs, root in (([], Path("elsewhere")), (["best"], Path()), (["nope"], Path())):
+        with pytest.raises(UserError, match="no trained model in"):
+            runs.find_checkpoints(specs, root, or_bundled=True)
+    with pytest.raises(UserError, match="no trained model in"):
+        runs.find_checkpoints([], Path())
+    trained = make(Path(), 1, "best")
+    assert runs.find_checkpoints([], Path(), or_bundled=True) == [trained / "best.ckpt"]
+    assert capsys.readouterr().err == ""
+
+
 def test_a_run_can_be_named_by_its_folder(tmp_path):
     folder = make(tmp_path, 0, "best", "last")
     assert runs.find_checkpoint(str(folder.parent), tmp_path) == folder / "best.ckpt"

@@ -13,6 +13,7 @@ from fmnist import load
 from fmnist.cli.prepare import count_duplicates
 from fmnist.data.sources.download import VerifiedFashionMNIST
 from fmnist.data.split import digest_images
+from fmnist.runs.folder import BUNDLED, BUNDLED_NOTE
 from tests.conftest import ROOT, spawn
 
 pytestmark = pytest.mark.network
@@ -38,6 +39,25 @@ def test_two_processes_that_prepare_at_once_leave_one_good_copy(real_root, tmp_p
     files = [*(tmp_path / "data" / "FashionMNIST" / "raw").iterdir()]
     digests = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
     assert digests == {name: md5 for name, (_, md5) in VerifiedFashionMNIST.files.items()}
+
+
+def test_the_network_of_the_package_is_as_good_as_it_says(real_root):
+    test = VerifiedFashionMNIST(real_root, train=False)
+    answers = load(BUNDLED).predict(test.data.unsqueeze(1)).probabilities.argmax(1)
+    assert f"({(answers == test.targets).double().mean():.2%} right)" in BUNDLED_NOTE
+
+
+def test_pictures_are_classified_and_models_exported_before_any_training(tmp_path, monkeypatch, cli):
+    monkeypatch.chdir(tmp_path)
+    picture = ROOT / "docs" / "boot.png"
+    for words in (("predict", "--images", picture), ("export", "--output", "m.safetensors")):
+        code, out, err = cli(*words)
+        assert (code, err, str(BUNDLED) in out) == (0, f"note: {BUNDLED_NOTE}\n", True)
+    assert Path("m.safetensors").read_bytes() == BUNDLED.read_bytes()
+    assert load().classify(picture) == load("m.safetensors").classify(picture)
+    code, out, err = cli("test")
+    assert (code, out) == (2, "")
+    assert "run 'fmnist fit --config configs/mlp.yaml' first" in err
 
 
 def test_main_job_learns(real_root, tmp_path, monkeypatch, cli):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fmnist.files import find_config
+from fmnist.runs.folder import BUNDLED_NOTE
 from fmnist.sweep.plan import read_plan
 from tests.conftest import ROOT, source
 
@@ -44,13 +45,15 @@ def test_an_installed_wheel_finds_its_configurations_trains_tests_and_predicts(i
         "report.html.j2",
     ]
     config = ["--config=mlp.yaml", *source(few), "--data.val_size=500"]
-    commands = [["fit", *config, *LITTLE], ["test"], ["predict", "--output=out.csv"]]
+    picture = str(ROOT / "docs" / "boot.png")
+    commands = [["predict", "--images", picture], ["fit", *config, *LITTLE], ["test"], ["predict", "--output=out.csv"]]
     code = f"import fmnist; from fmnist.__main__ import main; print(fmnist.__file__, *map(main, {commands}))"
     env = {**os.environ, "PYTHONPATH": str(installed)}
     options = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 300}
     done = subprocess.run([sys.executable, "-c", code], **options)
-    assert (done.returncode, done.stderr) == (0, "using the bundled config mlp.yaml\n")
-    assert done.stdout.splitlines()[-1] == f"{installed / 'fmnist/__init__.py'} 0 0 0"
+    assert (done.returncode, done.stderr) == (0, f"note: {BUNDLED_NOTE}\nusing the bundled config mlp.yaml\n")
+    assert "Ankle boot" in done.stdout.splitlines()[1]
+    assert done.stdout.splitlines()[-1] == f"{installed / 'fmnist/__init__.py'} 0 0 0 0"
     assert (tmp_path / "lightning_logs/version_0/test/report.html").is_file()
     assert yaml.safe_load((tmp_path / "lightning_logs/version_0/config.yaml").read_text())["model"]["mixup"] == 0.2
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 1101

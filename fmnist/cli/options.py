@@ -92,7 +92,8 @@ def add_root(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which trained model is meant."""
-    parser.add_argument("--ckpt_path", nargs="+", metavar="PATH", help=f"{CHECKPOINT}.")
+    help_text = f"{CHECKPOINT}; before any training, a small network of the package."
+    parser.add_argument("--ckpt_path", nargs="+", metavar="PATH", help=help_text)
     add_root(parser)
     parser.add_argument(
         "--model.network",

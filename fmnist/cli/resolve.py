@@ -169,7 +169,8 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
     asks_for_help = any(argument.partition("=")[0] in HELP for argument in argv)
     if not (path or given.ckpt_path) and (fits or asks_for_help):
         return Start(command, given)
-    paths = [path] if path else _resolve(given.ckpt_path, given.root, fits)
+    inherits = command in NEED_DATA and not given.has_typed("images")
+    paths = [path] if path else _resolve(given, fits, or_bundled=not (fits or inherits))
     one = f"{command} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
     check(len(paths) == 1 or command in TAKE_SEVERAL, one)
     run, planned = run_folder(paths[0]), None
@@ -179,7 +180,6 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
     factory = import_code(given.text["model.network"]) if "model.network" in given.text else None
     try:
         read = [read_checkpoint(path, factory) if path.is_file() else {} for path in paths]
-        inherits = command in NEED_DATA and not given.has_typed("images")
         data = read_data_settings(data_state(read[0]), paths[0], given.text) if inherits else {}
     except UntrustedCodeError as error:
         raise UserError(_ask_to_name(error, command, argv)) from error
@@ -295,10 +295,10 @@ def _ask_to_name(error: UntrustedCodeError, command: str, argv: Sequence[str]) -
     return f"{error.path} was trained with {error.names}; if you trust that code, name it yourself: {line}"
 
 
-def _resolve(specs: list[str], root: Path, to_continue: bool) -> list[Path]:
+def _resolve(given: Given, to_continue: bool, or_bundled: bool) -> list[Path]:
     """Finds the checkpoints once for all processes of this command."""
     if "LOCAL_RANK" in os.environ and RESOLVED in os.environ:
         return [*map(Path, json.loads(os.environ[RESOLVED]))]
-    paths = find_checkpoints(specs, root, to_continue)
+    paths = find_checkpoints(given.ckpt_path, given.root, to_continue, or_bundled)
     os.environ[RESOLVED] = json.dumps([*map(str, paths)])
     return paths

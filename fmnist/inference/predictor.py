@@ -51,7 +51,7 @@ class Prediction(NamedTuple):
 
 
 def load(
-    checkpoint: str | Path | Sequence[str | Path],
+    checkpoint: str | Path | Sequence[str | Path] | None = None,
     device: str | torch.device = "cpu",
     network: NetworkFactory | None = None,
     transform: Transform | None = None,
@@ -60,7 +60,8 @@ def load(
 
     Args:
         checkpoint: A checkpoint, such as ``lightning_logs/version_0/checkpoints/best.ckpt``, or a run, such as
-            ``version_0``: then its best. Several, or a folder of runs such as a sweep's, are an ensemble.
+            ``version_0``: then its best. Several, or a folder of runs such as a sweep's, are an ensemble. Nothing is
+            the best of the newest run here; where there is none, a small network that comes with the package.
         device: Where to compute.
         network: The class or function that made the network, where that is not one of the package.
         transform: The function that was applied to each PIL image in training, if there was one.
@@ -71,8 +72,8 @@ def load(
         OSError: The file cannot be read.
     """
     specs = [checkpoint] if isinstance(checkpoint, str | Path) else checkpoint
-    check(len(specs) > 0, "load() was given an empty list: name a checkpoint or a run")
-    paths = find_checkpoints([str(one) for one in specs], Path())
+    check(specs is None or len(specs) > 0, "load() was given an empty list: name a checkpoint or a run")
+    paths = find_checkpoints([str(one) for one in specs or ()], Path(), or_bundled=True)
     members = [(path, read_checkpoint(path, network)) for path in paths]
     if len(members) > 1:
         check_members(members, same_split=False)
