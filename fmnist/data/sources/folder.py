@@ -57,7 +57,7 @@ class ImageFolder(PictureSource):
 
     def _list(self, part: Part) -> Listing | None:
         top = expand(self.folder)
-        check(top.is_dir(), f"data.source: there is no folder {top}")
+        check(top.is_dir(), f"data.source: there is no folder {top}: give --data.source.folder FOLDER")
         parts = {path.name.casefold(): path for path in _folders(top) if _folders(path)}
         if any(name in parts for name in PARTS["train"]):
             found = [parts[name] for name in PARTS[part] if name in parts]

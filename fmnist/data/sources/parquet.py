@@ -67,7 +67,7 @@ class Parquet(PictureSource):
             return None
         else:
             files = [path] if path.is_file() else [Path(name) for name in find_matches(path)]
-            check(bool(files), f"data.source: there is no file {path}")
+            check(bool(files), f"data.source: there is no file {path}: give --data.source.path FILE")
             others = {_part_of(other.name) for other in files[0].parent.glob("*.parquet") if other != files[0]}
             if len(files) == 1 and "test" in others:
                 self._print(f"{files[0].parent} has a test part as well: give this folder to test on it")

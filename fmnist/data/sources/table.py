@@ -78,6 +78,8 @@ class CSV(PictureSource):
         if table is None:
             return None
         path, folder = expand(table), expand(self.img_dir)
+        option = "annotations_file" if part == "train" else "test_annotations_file"
+        check(path.exists(), f"data.source: there is no file {path}: give --data.source.{option} FILE")
         pictures, names = [], []
         for number, (name, label) in self._choose(_read_rows(path), path, folder):
             place, file = f"{path} line {number}:", _find_file(folder, name.replace("\\", "/"))
