@@ -1,11 +1,12 @@
 """What fmnist promises when something goes wrong, tried with real processes.
 
-    python benchmarks/crash.py [--kills 20] [--fits 8] [--root data] [--only PROMISE]
+    python benchmarks/crash.py [--kills 20] [--fits 8] [--root data] [--only PROMISE] [options of fit]
 
 Trains a network on the real images with everything on that has a state: dropout, augmentation,
-batch normalization, averaged weights, a schedule that changes every step. Then the training is
-killed, stopped, starved of disk space and run side by side with itself, and what it leaves is
-compared with an undisturbed run, file by file. Prints a table; exits with 1 if a promise is broken.
+batch normalization, averaged weights, a schedule that changes every step; options of fit are used
+instead of these, if there are any. Then the training is killed, stopped, starved of disk space and
+run side by side with itself, and what it leaves is compared with an undisturbed run, file by file.
+Prints a table; exits with 1 if a promise is broken.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -42,10 +43,15 @@ PROMISES: dict[str, Callable[["Place"], str]] = {}
 class Place:
     """A folder for trials, and how many of each to make."""
 
-    def __init__(self, folder: Path, root: Path, kills: int, fits: int) -> None:
-        self.folder, self.kills, self.fits = folder, kills, fits
+    def __init__(self, folder: Path, root: Path, kills: int, fits: int, options: Sequence[str] = ()) -> None:
+        self.folder, self.kills, self.fits, self.options = folder, kills, fits, options
         self.data: tuple[str, ...] = ("--data.source.root", str(root.resolve()))
         self.reference = cache(self._reference)
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments of the training that all trials share."""
+        return ["--config", str(CONFIG), *(self.options or (*self.data, *OPTIONS))]
 
     def new(self) -> Path:
         """Makes an empty folder."""
@@ -53,10 +59,9 @@ class Place:
 
     def start(self, cwd: Path, *words: str, **options: object) -> subprocess.Popen[str]:
         """Starts ``fit``; without words the training that all trials share."""
-        words = words or ("--config", str(CONFIG), *self.data, *OPTIONS)
         env = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}  # type: ignore[dict-item]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        command = [sys.executable, "-m", "fmnist", "fit", *words]
+        command = [sys.executable, "-m", "fmnist", "fit", *(words or self.words)]
         return subprocess.Popen(command, cwd=cwd, env=env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
     def pause(self, folder: Path, **options: object) -> subprocess.Popen[str]:
@@ -247,8 +252,8 @@ def repeated(place: Place) -> str:
 
     def results(kind: str) -> tuple[str, str, str]:
         folder = place.new()
-        words = ["--config", str(CONFIG), *place.data, *OPTIONS]
-        words += {"worker": ["--data.num_workers=1"], "no logger": ["--trainer.logger=false"]}.get(kind, [])
+        more = {"worker": ["--data.num_workers=1"], "no logger": ["--trainer.logger=false"]}
+        words = place.words + more.get(kind, [])
         if kind == "bar":
             ours, its = pty.openpty()
             termios.tcsetwinsize(its, (25, 100))
@@ -362,11 +367,11 @@ def main() -> int:
     parser.add_argument("--fits", type=int, default=8, help="trainings that are started at once (default 8)")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data set (default data)")
     parser.add_argument("--only", default="", metavar="PROMISE", help="only the promises with these words in them")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs are started without Ctrl-C
     broken = 0
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder), args.root, args.kills, args.fits)
+        place = Place(Path(folder), args.root, args.kills, args.fits, options)
         print("| guarantee | test | holds |\n| --- | --- | --- |", flush=True)
         for text, trial in PROMISES.items():
             if args.only in text:

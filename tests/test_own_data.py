@@ -314,13 +314,15 @@ def parquet(folder, columns, metadata=None):
 ONE = {"bytes": b"x", "path": None}
 NAMES = {"huggingface": json.dumps({"info": {"features": {"label": {"names": ["a", "b"]}}}})}
 MISTAKES = {
-    "no folder": (lambda path: ImageFolder(str(path / "nope")), "there is no folder .*nope: give --data.source.folder FOLDER"),
+    "no folder": (
+        lambda path: ImageFolder(str(path / "nope")),
+        "there is no folder .*nope: give --data.source.folder FOLDER",
+    ),
     "no classes": (lambda path: ImageFolder(str(path)), "holds no folders: one for each class"),
     "empty class": (lambda path: (fold(path, ["a/1.png"]), (path / "b").mkdir())[0], "b holds no pictures"),
     "case": (lambda path: fold(path, ["Bag/1.png", "bag/2.png"]), "differ in case only: Bag and bag"),
     "unreadable": (lambda path: fold(path, ["a/1.png"], [("a/2.png", b"no")]), r"a/2.png is not a picture"),
     "unknown class": (lambda path: fold(path, ["train/a/1.png", "test/b/1.png"]), "lacks: b"),
-    "no table": (lambda path: CSV(str(path / "nope.csv"), str(path)), "nope.csv"),
     "no table": (
         lambda path: CSV(str(path / "nope.csv"), str(path)),
         "there is no file .*nope.csv: give --data.source.annotations_file FILE",
@@ -339,7 +341,10 @@ MISTAKES = {
     "empty table": (lambda path: listed(path, "file,label\n"), "names no pictures"),
     "binary table": (lambda path: listed(path, b"\xff\xfe\x00a,b"), "is not a table"),
     "case in table": (lambda path: listed(path, "a.png,Bag\na.png,bag\n"), "differ in case only"),
-    "no parquet": (lambda path: Parquet(str(path / "nope.parquet")), "there is no file .*nope.parquet: give --data.source.path"),
+    "no parquet": (
+        lambda path: Parquet(str(path / "nope.parquet")),
+        "there is no file .*nope.parquet: give --data.source.path",
+    ),
     "no parquet in folder": (lambda path: Parquet(str(path)), r"holds no files train\*.parquet"),
     "not parquet": (
         lambda path: ((path / "x.parquet").write_text("no"), Parquet(str(path / "x.parquet")))[1],

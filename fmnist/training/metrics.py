@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-BUFFER = 50  # batches that are added up together
+BUFFER = 10  # batches that are added up together; what is kept of more would scatter large freed blocks of memory
 
 
 class LossAndAccuracy(Metric):
     """Mean loss and micro-averaged accuracy over all samples since the last reset.
 
-    Batches are added up fifty at a time: in every step the handful of small operations would cost a small network
+    Batches are added up ten at a time: in every step the handful of small operations would cost a small network
     more than its optimizer. Nothing is read back from the device before ``compute``, and processes with unequal
     shares of the data are weighted by their samples.
     """
