@@ -15,7 +15,7 @@ from fmnist.runs.tensor_file import pack
 from fmnist.training.pretrained import Pretrained
 from tests.conftest import ROOT
 from tests.fuzz import CHECKPOINT
-from tests.test_checkpoint import PREDICT, refuse
+from tests.runs.test_checkpoint import PREDICT, refuse
 
 BEST = Path("lightning_logs/version_0/checkpoints/best.ckpt")
 MODEL = Path("model.safetensors")

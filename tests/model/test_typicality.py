@@ -71,7 +71,7 @@ def test_it_is_fitted_to_the_weights_that_are_saved(trained, real_root):
 def test_a_continued_training_has_the_same(trained, real_root, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["--config", ROOT / "configs/mlp.yaml", "--data.source.root", real_root, *RECIPE]
-    assert cli("fit", *words, "--trainer.callbacks+=tests.test_typicality.StopAfterOne")[0] == 0
+    assert cli("fit", *words, "--trainer.callbacks+=tests.model.test_typicality.StopAfterOne")[0] == 0
     assert (
         cli("fit", "--ckpt_path", "last", "--config", RUN / "config.yaml", "--trainer.callbacks", "null", *EMA)[0] == 0
     )
