@@ -37,7 +37,8 @@ class ConvNet(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalized images to logits; channels lie next to each other in memory, which is faster on CPUs."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        for layer in self:
+        for layer in self:  # each time: of a single channel the first layer makes channels far apart
+            if images.ndim == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
             images = layer(images)
         return images
