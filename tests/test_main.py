@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -46,7 +47,7 @@ def test_every_command_has_a_short_help(cli, command):
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        ("--model.optimizer.help Adam", ["--model.optimizer.betas", "(default: 0.001)"]),
+        ("--model.optimizer.help Adam", ["--model.optimizer.betas", "(default: 1e-3)"]),
         ("--trainer.callbacks.help EarlyStopping", ["--trainer.callbacks.monitor", "--trainer.callbacks.patience"]),
         ("--data.source.help ImageFolder", ["--data.source.folder"]),
     ],
@@ -56,6 +57,9 @@ def test_the_settings_of_a_class_are_listed(cli, argv, parts):
     assert (code, err) == (0, "")
     for part in parts:
         assert part in out
+    assert not re.search(r"\.params|\S\.help |\(default: [^)]*\)\s+\(default: ", out), (
+        "nothing of no use, no default twice"
+    )
 
 
 def printed(cli, *words):

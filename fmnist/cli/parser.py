@@ -94,7 +94,8 @@ class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
     def add_argument(self, action: argparse.Action) -> None:
         """Adds an option, if the command's help has it."""
-        if self.command and not _is_shown(action.dest, self.command):
+        of_torch = action.dest.endswith((".help", ".params"))  # tensors as learning rates, and what is optimized
+        if not _is_shown(action.dest, self.command) if self.command else of_torch:
             return
         action.help = (HELP.get(action.dest) or action.help or "").replace("``", "'")
         if action.metavar is None and not action.choices and action.nargs != 0:
@@ -104,8 +105,9 @@ class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         """Returns the help of an option with its default; argparse has no other place to say which."""
-        if not action.option_strings or action.default in (None, argparse.SUPPRESS):
-            return action.help or ""
+        said = "(default:" in (action.help or "")  # torch's own text has it
+        if not action.option_strings or said or action.default in (None, argparse.SUPPRESS):
+            return (action.help or "").replace("%", "%%")
         return f"{action.help or ''} (default: {_as_text(action.default)})".replace("%", "%%")
 
 
