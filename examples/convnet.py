@@ -1,4 +1,4 @@
-"""A network of one's own, in two lines of YAML: ``python -m fmnist fit --config configs/convnet.yaml``."""
+"""A custom network: ``fmnist fit --config configs/convnet.yaml --model.network examples.convnet.ConvNet``."""
 
 from itertools import pairwise
 

@@ -29,7 +29,7 @@ COMMANDS = {
     "test": ("command", "evaluate a trained model on the official test images"),
     "predict": ("command", "classify your pictures, or the test images"),
     "prepare": ("prepare", "fetch and verify the data, and describe it"),
-    "export": ("export", "export a trained model as ONNX or as a self-contained web page"),
+    "export": ("export", "export a trained model as ONNX, safetensors or a web page"),
     "serve": ("serve", "serve a trained model: web page and HTTP API"),
     "sweep": ("sweep", "run a hyperparameter search from one file; resumable"),
     "audit": ("audit", "find labels that look wrong, using a cross-validation sweep"),

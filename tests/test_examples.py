@@ -170,7 +170,7 @@ def test_a_training_begins_with_the_weights_of_another(examples, cli):
     run(cli, "test", "--ckpt_path", "version_1")
     code, _, err = cli("fit", "--model.weights", "version_1", "--model.hidden_dims", "[8]", *little[:2])
     assert (code, err.count("\n")) == (2, 1)
-    assert "is of another network: give this one the same, --model.hidden_dims [16]" in err
+    assert "is of another network: give this run the settings of that one, --model.hidden_dims [16]" in err
     Path("bad.ckpt").write_text("text")
     for spec, reason in (("nope", "there is no such file"), ("bad.ckpt", "is not a checkpoint of fmnist")):
         code, _, err = cli("fit", "--model.weights", spec, *little)

@@ -87,12 +87,13 @@ def find_folds(folder: Path) -> list[Path]:
     found_runs = (path for path in sorted(find_below(folder, "version_*")) if (path / "config.yaml").is_file())
     runs = [path for path in found_runs if not _is_superseded(path)]
     settings = {path: read for path in runs if (read := _read_settings(path))["data"].get("fold")}
-    check(bool(settings), f"{folder} holds no runs with data.fold: {SWEEP}")
+    check(bool(settings), f"{folder} holds no runs with data.fold; train them with: {SWEEP}")
     (first, wanted), *_ = settings.items()
     count, found = read_fold(str(wanted["data"]["fold"]))[1], dict[int, Path]()
     for path, other in settings.items():
         number, same = read_fold(fold := str(other["data"]["fold"]))
-        check(same == count, f"{path} has fold {fold}, {first} one of {count}: keep one number of folds in {folder}")
+        other_count = f"{path} has fold {fold}, but {first} is one of {count} folds"
+        check(same == count, f"{other_count}: keep runs of one number of folds in {folder}")
         differing = _find_difference(wanted, other)
         check(not differing, f"{path} differs from {first} in {differing}: folds must differ only in data.fold")
         check(number not in found, f"fold {fold} is there twice, {found.get(number)} and {path}: keep one in {folder}")
@@ -140,8 +141,8 @@ def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[Fashi
     data.prepare_data()
     data.setup("validate")
     saved = data_state(start.checkpoint).get("split")
-    changed = f"{run}: the data has changed since the training (split {data.split_digest}, it was {saved}): train again"
-    check(data.split_digest == saved, changed)
+    changed = f"the data has changed since the training (the split was {saved}, now it is {data.split_digest})"
+    check(data.split_digest == saved, f"{run}: {changed}: train again")
     model = load_model(start.path, start.checkpoint, start.network).to(find_device("auto"))
     fits = model.class_names == data.class_names and model.image_shape == tuple(data.image_shape)
     check(fits, f"{run}: the classes of the data, or the shape of its images, are not those of the network")
@@ -161,14 +162,17 @@ def _report(rows: list[Row], images: Any, accuracies: list[float], folder: Path)
     mean, std = percent(statistics.mean(accuracies)), percent(statistics.stdev(accuracies))
     lines = [
         f"acc {mean} ± {std} over {len(accuracies)} folds, {len(rows):,} images",
-        f"{other:,} images are predicted as another class than the given one",
+        f"{other:,} images are predicted as a class other than their label",
     ]
     print("\n".join([*lines, *map(_line, rows[:SHOWN])]))
     write_rows(rows, folder / "labels.csv")
     print(f"written: {folder / 'labels.csv'} (all images, the least probable label first)")
     heading = f"The {min(DRAWN, len(rows))} least probable labels of {len(rows):,}"
-    remark = "By networks that were not trained on them. Rare images are among them: look before you change a label."
-    write_labels(folder / "labels.html", heading, [*lines, remark], rows[:DRAWN], images)
+    remarks = [
+        "Predicted by networks that were not trained on these images.",
+        "Some are not wrong but rare: look before you change a label.",
+    ]
+    write_labels(folder / "labels.html", heading, [*lines, *remarks], rows[:DRAWN], images)
     print(f"written: {folder / 'labels.html'} (the first {min(DRAWN, len(rows))})")
 
 

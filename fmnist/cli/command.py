@@ -71,14 +71,14 @@ def run(command: str, description: str, argv: list[str]) -> None:
         Command(command, description, argv).run()
     except (MemoryError, torch.OutOfMemoryError) as error:
         line = first_line(error)
-        raise UserError(f"out of memory: take a smaller network or a smaller --data.batch_size: {line}") from error
+        raise UserError(f"out of memory: use a smaller network or a smaller --data.batch_size: {line}") from error
     except LACKING as error:
         raise UserError(first_line(error)) from error
     except RuntimeError as error:
         if not torch.distributed.is_initialized():
             raise
         hint = "; continue with: fmnist fit --ckpt_path last" if command == "fit" else ""
-        line = f"another process of this command has ended, or this one cannot go on: {first_line(error)}"
+        line = f"another process of this command has died, or this one cannot continue: {first_line(error)}"
         raise UserError(f"{line}{hint}") from error
 
 
@@ -169,7 +169,10 @@ class Command(LightningCLI):
         network = _differing(model.as_dict()["network"], None)
         for flag in MLP_SETTINGS:
             what = f"model.{flag} is a setting of the MLP, not of {network}"
-            check(not self.start.given.has_typed(f"model.{flag}"), f"--{what}, whose own are --model.network.SETTING")
+            check(
+                not self.start.given.has_typed(f"model.{flag}"),
+                f"--{what}: give settings of that network as --model.network.SETTING",
+            )
             if _plain(model[flag]) != _plain(defaults[flag]):
                 say(f"note: {what}, and is not used", self.start.screen)
                 model[flag] = defaults[flag]
@@ -217,7 +220,7 @@ class Command(LightningCLI):
             now = self.model.hparams.get(name)
             same = name in (*OF_DATA, "weights") or _plain(now) == _plain(saved)
             what = f"{self.start.path} was trained with model.{name} {_differing(saved, now)}"
-            check(same, f"{what}, here is {_differing(now, saved)}: a run goes on with its own")
+            check(same, f"{what}, not {_differing(now, saved)}: a continued run keeps its own settings")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer with what every run must have."""

@@ -89,7 +89,7 @@ def predict(start: Start, settings: Namespace, trainer: Trainer, data: FashionMN
         check(not getattr(settings, option), f"--{option} needs --images")
     check(settings.images is None, "images: pictures are named on the command line, with --images")
     if settings.index is not None:
-        check(settings.output is None, "--index prints one prediction of a test image: leave out --output")
+        check(settings.output is None, "--index prints the prediction for one test image: leave out --output")
         _predict_one(settings.index, _load(start, trainer), data)
         return
     output = check_output_option(settings)
@@ -161,7 +161,7 @@ def _write(
 
     figures, report = folder / "metrics.json", folder / "report.html"
     if metrics.get("partial") and figures.exists() and not _is_partial(figures):
-        return [f"note: not written: {folder} has the results of a whole test"]
+        return [f"note: results not written: {folder} already has those of a complete test"]
     assert data.test_set is not None
     folder.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)  # that of another test

@@ -73,7 +73,7 @@ def _safetensors(predictor: Predictor, start: Start) -> bytes:
     def compute(images: np.ndarray) -> np.ndarray:
         return again.predict_in_batches(torch.from_numpy(images)).probabilities.numpy()
 
-    _check("what is read again", 0, *compare(predictor, compute))
+    _check("the file's content", 0, *compare(predictor, compute))
     return content
 
 

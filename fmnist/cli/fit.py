@@ -164,7 +164,7 @@ def _check_callbacks(trainer: Trainer, data: FashionMNISTDataModule) -> None:
     """Refuses to wait for a metric that no run has; a custom callback may log any."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     finds = any(isinstance(callback, LearningRateFinder) for callback in callbacks)
-    check(not finds, "LearningRateFinder cannot set model.optimizer.lr: search it with fmnist sweep")
+    check(not finds, "LearningRateFinder cannot set model.optimizer.lr: search for it with fmnist sweep")
     if all(type(callback).__module__.startswith(("lightning.", "fmnist.")) for callback in callbacks):
         for callback in callbacks:
             if isinstance(callback, EarlyStopping):
@@ -178,10 +178,10 @@ def _check_continued(start: Start, trainer: Trainer, model: ImageClassifier) -> 
     """Refuses what cannot be continued exactly, and prints what will be different."""
     before = start.planned or {}
     whole_epochs = trainer.max_steps == before.get("max_steps", -1) == -1
-    check(whole_epochs, "only whole epochs are continued: a run with --trainer.max_steps cannot be")
+    check(whole_epochs, "a run with --trainer.max_steps cannot be continued: runs continue only after a whole epoch")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         searches, name = isinstance(callback, BatchSizeFinder | LearningRateFinder), type(callback).__name__
-        check(not searches, f"{name} begins from the start: give what it has found, and --trainer.callbacks null")
+        check(not searches, f"{name} would search again: set the value that it found, and add --trainer.callbacks null")
     check("optimizer_states" in start.checkpoint, f"{start.path} cannot be continued: it has no optimizer")
     start.announce(name_device(trainer))
     if start.planned is None:

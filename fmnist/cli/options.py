@@ -101,7 +101,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Custom network class; naming it allows its code to run.",
     )
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file that names it.")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file that names the network.")
 
 
 def add_transform(parser: argparse.ArgumentParser) -> None:

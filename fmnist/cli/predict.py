@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=str, help="File to write, .csv or .jsonl, or - for standard output.")
     parser.add_argument("--overwrite", action="store_true", help="Replace the file if it exists.")
     parser.add_argument("--index", type=int, help="Print the prediction for this test image instead.")
-    parser.add_argument("--save_converted", type=str, help="Write each picture's 28x28 input to this folder.")
+    parser.add_argument("--save_converted", type=str, help="Write each picture as the network sees it to this folder.")
     parser.add_argument(
         "--explain",
         type=str,
@@ -60,7 +60,7 @@ def run(description: str, argv: list[str]) -> None:
         raise UserError(suggest(strange.partition("=")[0], parser.names))
     if rest:
         refuse_stray(rest[0])  # values of --model.network.SETTING come after it
-    check(settings.index is None, "--index prints one prediction of a test image: leave out --output and --images")
+    check(settings.index is None, "--index prints the prediction for one test image: leave out --output and --images")
     quiet()
     check_device(settings.accelerator)
     device = find_device(settings.accelerator)

@@ -171,7 +171,7 @@ def find_start(command: str, argv: Sequence[str], path: Path | None = None) -> S
         return Start(command, given)
     inherits = command in NEED_DATA and not given.has_typed("images")
     paths = [path] if path else _resolve(given, fits, or_bundled=not (fits or inherits))
-    one = f"{command} takes one --ckpt_path, here are {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
+    one = f"{command} takes one --ckpt_path, but got {len(paths)}: {' and '.join(TAKE_SEVERAL)} take several"
     check(len(paths) == 1 or command in TAKE_SEVERAL, one)
     run, planned = run_folder(paths[0]), None
     if fits and run:  # the run's own settings, with the network that they name

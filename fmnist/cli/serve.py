@@ -62,7 +62,7 @@ def run(description: str, argv: Sequence[str]) -> None:
     local = ipaddress.ip_address(host.partition("%")[0]).is_loopback
     host = f"[{host}]" if ":" in host else host
     if not token and not local:
-        print("warning: other machines can reach this server, and no --token is needed", file=sys.stderr)
+        print("warning: other machines can reach this server without a token; set one with --token", file=sys.stderr)
     hosts = [*LOCAL, host, *options.allowed_host] if local or options.allowed_host else []
     server = make_server(predictor, describe_origin(start.path), token, hosts, options.allowed_origin)
     torch.set_num_threads(1)  # requests are answered in several threads
@@ -78,7 +78,7 @@ def _read_token(option: str | None) -> str | None:
     check(bool(token), f"{name} is empty: give a token, or leave it out")
     check(
         re.fullmatch(r"[!#-;=?-_a-~]+", token) is not None,  # browsers write the others in another way in an address
-        f"{name}: give letters, digits and signs of ASCII, without spaces, quotes, < or >",
+        f"{name}: use ASCII letters, digits and punctuation, without spaces, quotes, < or >",
     )
     return token
 

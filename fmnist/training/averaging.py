@@ -15,7 +15,7 @@ class AveragingCheck(Callback):
         """Raises a ``UserError`` for an average that no checkpoint would have."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             late = isinstance(callback, StochasticWeightAveraging)
-            check(not late, "StochasticWeightAveraging averages after the last epoch is saved: take EMAWeightAveraging")
+            check(not late, "StochasticWeightAveraging averages after the last epoch is saved: use EMAWeightAveraging")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises a ``UserError`` for an average that never begins: initial weights would replace the trained ones."""
@@ -26,4 +26,4 @@ class AveragingCheck(Callback):
                     callback.should_update(epoch_idx=epoch) for epoch in range(epochs)
                 )
                 name = type(callback).__name__
-                check(begins, f"{name} would never begin: the training has {steps} steps in {epochs} epochs")
+                check(begins, f"{name} would never start averaging: the run has {steps} steps in {epochs} epochs")

@@ -46,7 +46,7 @@ class ImageClassifier(CalibratedModule):
         mixup: Blend training images and their labels in pairs; 0.2 is usual, 0 for none. The shares are
             drawn from Beta(mixup, mixup). Training accuracy then counts the label with the larger share.
         class_weights: ``balanced`` divides the loss of a training image by its class's share of them.
-        network: Another network than the MLP, by the path of a class or a function. Called as
+        network: A network other than the MLP, by the import path of a class or a function. Called as
             ``network(num_classes=n)``, it maps normalized images, float (B, C, H, W), to logits.
         weights: A checkpoint or run to begin with: weights, and mean and std of the pixels. A head for other classes
             is new.

@@ -60,7 +60,7 @@ class History(Callback):
             self._folder.mkdir(parents=True, exist_ok=True)
         if self._harder:
             explained = f"training is measured with {self._harder}, validation without"
-            _print(trainer, f"note: {explained}: it can look worse than it is")
+            _print(trainer, f"note: {explained}: training can look worse than it is")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -57,7 +57,8 @@ class Pretrained:
         head = set() if names == self.settings["class_names"] else find_head(settings, factory)
         kept = {name: weights for name, weights in self.weights.items() if name not in head}
         fits = new.keys() == self.weights.keys() and all(new[name].shape == w.shape for name, w in kept.items())
-        check(fits, f"model.weights: {self.path} is of another network: give this one the same, {self._describe()}")
+        what = f"model.weights: {self.path} is of another network"
+        check(fits, f"{what}: give this run the settings of that one, {self._describe()}")
         network.load_state_dict({**new, **kept})
         layers = sorted({name.removeprefix("1.").rpartition(".")[0] or name for name in head})
         others = f"; the head is new, for {len(names)} classes: {', '.join(layers)}" if head else ""

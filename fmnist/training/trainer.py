@@ -67,7 +67,7 @@ def settle_precision(config: Namespace) -> str | None:
 def check_strategy(trainer: Trainer, config: Namespace) -> None:
     """Raises a ``UserError`` for strategies that fail in the middle of training, or lose its results."""
     apart = str(config.strategy).endswith(("spawn", "fork", "notebook"))
-    check(not apart, "trainer.strategy: processes that are spawned or forked keep their results: take ddp")
+    check(not apart, "trainer.strategy: results of spawned or forked processes are lost: use ddp")
     on_cpu = trainer.strategy.root_device.type == "cpu" and trainer.world_size > 1
     check(not (config.sync_batchnorm and on_cpu), "trainer.sync_batchnorm works only on GPUs: leave it out")
 

@@ -186,7 +186,7 @@ def test_a_continued_run_keeps_its_optimizer(trained, cli):
     ):
         code, _, err = cli("fit", "--ckpt_path", "last", *argv, "--trainer.max_epochs", 3)
         assert (code, err.count("\n")) == (2, 1)
-        assert f"was trained with model.{was}, here is {now}: a run goes on with its own" in err
+        assert f"was trained with model.{was}, not {now}: a continued run keeps its own settings" in err
     assert cli("fit", "--ckpt_path", "last", "--model.optimizer.lr", 0.1, "--model.dropout", 0)[0] == 0
 
 

@@ -222,7 +222,7 @@ def test_a_folder_of_runs_means_them_all(place, cli):
         needed = ("--output", "x.html") if verb == "export" else ()
         code, _, err = cli(verb, "--ckpt_path", "search", *needed)
         assert code == 2
-        assert err == f"fmnist: error: {verb} takes one --ckpt_path, here are 2: test and predict take several\n"
+        assert err == f"fmnist: error: {verb} takes one --ckpt_path, but got 2: test and predict take several\n"
     shutil.copytree("lightning_logs/search/trial_001", "lightning_logs/search/trial_002")
     runs.ended_mark(place / "lightning_logs/search/trial_002/lightning_logs/version_0").unlink()
     refused = place / "lightning_logs/search/trial_003"  # before it had a run

@@ -95,7 +95,7 @@ def test_every_command_prints_the_same(workplace, cli, kind):
     options, network = ((), None) if kind == "mlp" else (NETWORK, ConvNet)
     run(cli, "fit", *SMALL, *(MLP if kind == "mlp" else (*NETWORK, "--model.network.width", 2)))
     out = run(cli, "export", "--output", MODEL, *options)
-    assert "checked what is read again on 1,000 images: same class for 100.00%, probabilities within 0.0e+00" in out
+    assert "checked the file's content on 1,000 images: same class for 100.00%, probabilities within 0.0e+00" in out
     assert_same_answers(load(MODEL, network=network), load(BEST, network=network))
     figures = []
     for path, settings in ((BEST, ()), (MODEL, SMALL[:2])):

@@ -156,7 +156,7 @@ def test_a_process_that_dies_ends_the_whole_training(workplace, few, victim):
         os.kill((process.pid, int(child))[victim], signal.SIGKILL)
         err = process.communicate(timeout=60)[1]
     assert process.returncode == (-signal.SIGKILL, 2)[victim]
-    assert "fmnist: error: another process of this command has ended" in err
+    assert "fmnist: error: another process of this command has died" in err
     assert "Traceback" not in err
     while True:  # the other one is not our child, so it cannot be waited for
         try:

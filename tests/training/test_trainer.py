@@ -60,7 +60,7 @@ def test_a_training_that_searched_its_batch_size_is_not_continued(workplace, cli
     assert code == 0
     code, _, err = cli("fit", "--ckpt_path", RUN, "--trainer.max_epochs", 4)
     assert code == 2
-    assert "BatchSizeFinder begins from the start" in err
+    assert "BatchSizeFinder would search again" in err
 
 
 @pytest.mark.parametrize("normalization", ["none", "batch"])
