@@ -14,18 +14,17 @@ def limit_batch(most: int, shape: Sequence[int]) -> int:
     return max(1, min(most, BATCH_VALUES // math.prod(shape)))
 
 
-def walk(value: Any, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> Iterator[Any]:
+def walk(value: Any, nodes: int = MAX_NODES) -> Iterator[Any]:
     """Yields a value and all that lies in it, keys too; what is shared comes as often as it is reached.
 
     Args:
         value: Dicts, lists, tuples and sets of anything; it may even hold itself.
         nodes: How many values there may be.
-        depth: How deep they may be nested.
 
     Raises:
-        ValueError: There are more, they are nested deeper, or a number has more than ``MAX_BITS`` bits.
+        ValueError: There are more, or deeper than ``MAX_DEPTH``, or a number has more than ``MAX_BITS`` bits.
     """
-    waiting, left = [(value, depth)], nodes - 1
+    waiting, left = [(value, MAX_DEPTH)], nodes - 1
     while waiting:
         node, levels = waiting.pop()
         inner = [*node.values()] if isinstance(node, dict) else []
@@ -42,7 +41,7 @@ def walk(value: Any, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> Iterator
             waiting += ((part, levels - 1) for part in (*node, *inner))
 
 
-def check_size(value: Any, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> None:
+def check_size(value: Any) -> None:
     """Refuses a value that would take too long to walk through or to print; see ``walk``."""
-    for _ in walk(value, nodes, depth):
+    for _ in walk(value):
         pass

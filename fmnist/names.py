@@ -37,9 +37,6 @@ def search_current_folder(names: Iterable[str]) -> None:
 
     The folder comes last, so that nothing in it replaces an installed module. It stays, since worker processes and
     late imports of the named code need it.
-
-    Args:
-        names: Values of the options that name code.
     """
     here = str(Path.cwd())
     dotted = (name for name in names if all(part.isidentifier() for part in name.split(".")) and "." in name)

@@ -123,13 +123,12 @@ def draw_samples(images: Any, labels: Tensor, class_names: list[str], path: Path
     return not missing
 
 
-def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format: str = "png") -> None:
+def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any) -> None:
     """Draws how often predictions are right against how sure they are.
 
     Args:
         panels: By title, what ``reliability`` returns: the share of the samples in each bin, and their accuracy.
-        file: A path or an open file.
-        format: ``png`` or ``svg``.
+        file: An open file, for SVG.
     """
     from matplotlib.figure import Figure
 
@@ -145,17 +144,16 @@ def draw_reliability(panels: dict[str, tuple[Tensor, Tensor]], file: Any, format
         axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfect")
         axes.set(xlabel="probability of the predicted class", title=title, xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
-    figure.savefig(file, format=format, transparent=True)
+    figure.savefig(file, format="svg", transparent=True)
 
 
-def draw_risk_coverage(coverage: Tensor, risk: Tensor, file: Any, format: str = "png") -> None:
+def draw_risk_coverage(coverage: Tensor, risk: Tensor, file: Any) -> None:
     """Draws the share of wrong answers against the share of the images that are answered, the most confident first.
 
     Args:
         coverage: Of ``risk_coverage``, float (N,).
         risk: Of ``risk_coverage``, float (N,).
-        file: A path or an open file.
-        format: ``png`` or ``svg``.
+        file: An open file, for SVG.
     """
     from matplotlib.figure import Figure
 
@@ -171,16 +169,15 @@ def draw_risk_coverage(coverage: Tensor, risk: Tensor, file: Any, format: str = 
         xlabel="% of the images answered, the most confident first", ylabel="% of the answers wrong", xlim=(0, 100)
     )
     axes.set(ylim=(0, max(6, 105 * risk.max().item())))
-    figure.savefig(file, format=format, transparent=format == "svg")
+    figure.savefig(file, format="svg", transparent=True)
 
 
-def draw_typicality(shares: Tensor, file: Any, format: str = "png") -> None:
+def draw_typicality(shares: Tensor, file: Any) -> None:
     """Draws how many images have which typicality; those of the validation images would be even.
 
     Args:
         shares: Typicality of each image, from 0 to 1, float (N,).
-        file: A path or an open file.
-        format: ``png`` or ``svg``.
+        file: An open file, for SVG.
     """
     from matplotlib.figure import Figure
 
@@ -192,4 +189,4 @@ def draw_typicality(shares: Tensor, file: Any, format: str = "png") -> None:
     axes.set(xlabel="typicality (% of the validation images are less typical)", ylabel="% of the test images")
     axes.set(ylim=(0, 1.2 * axes.get_ylim()[1]))  # room for the legend
     axes.legend()
-    figure.savefig(file, format=format, dpi=100, transparent=format == "svg")
+    figure.savefig(file, format="svg", dpi=100, transparent=True)

@@ -63,7 +63,8 @@ def run(description: str, argv: Sequence[str]) -> None:
     order = torch.cat([fold.indices for fold in folds]).argsort()
     labels, probabilities = (torch.cat([fold[place] for fold in folds])[order] for place in (1, 2))
     rows = rank_labels(labels, probabilities, data.class_names, data.source.paths(train=True))
-    _report(rows, data.source.load(train=True)[0], [_accuracy(fold) for fold in folds], folder)
+    accuracies = [(fold.probabilities.argmax(1) == fold.labels).double().mean().item() for fold in folds]
+    _report(rows, data.source.load(train=True)[0], accuracies, folder)
 
 
 def _find_operand(argv: Sequence[str]) -> str:
@@ -150,10 +151,6 @@ def _predict_fold(run: Path, parser: Parser, argv: Sequence[str]) -> tuple[Fashi
     assert data.val_set is not None
     probabilities = model.predict_in_batches(data.val_set.images).probabilities
     return data, Fold(data.held_out, data.val_set.labels, probabilities)
-
-
-def _accuracy(fold: Fold) -> float:
-    return float((fold.probabilities.argmax(1) == fold.labels).double().mean())
 
 
 def _report(rows: list[Row], images: Any, accuracies: list[float], folder: Path) -> None:

@@ -83,20 +83,14 @@ def run(command: str, description: str, argv: list[str]) -> None:
 
 
 class Command(LightningCLI):
-    """LightningCLI for one command; its checkpoint is found before its options are parsed.
-
-    Args:
-        command: One of ``VERBS``.
-        description: One line that says what it does.
-        argv: Its arguments.
-    """
+    """LightningCLI for one command; its checkpoint is found before its options are parsed."""
 
     def __init__(self, command: str, description: str, argv: list[str]) -> None:
         self.command = command
         self.start = find_start(command, argv)
-        given = self.start.given.last.items()
-        limits = [value for name, value in given if f"{name}.".startswith(("trainer.max_steps.", "trainer.max_time."))]
-        limited = not {*map(str, limits)} <= {"-1", "None", "null"}
+        given = {name: value for name, value, _ in self.start.given.options}  # the last of each
+        limits = ("trainer.max_steps.", "trainer.max_time.")
+        limited = any(str(given[name]) not in ("-1", "None", "null") for name in given if f"{name}.".startswith(limits))
         super().__init__(
             ImageClassifier,
             FashionMNISTDataModule,
@@ -157,7 +151,7 @@ class Command(LightningCLI):
         check(0 <= seed < 2**32, f"seed_everything is {seed}: it must be at least 0 and below 2**32")
         if name is not None:
             check(not self.start.path.name, f"--name {name} is for a new run: leave it out where one is continued")
-            check_name(name, self.start.root)
+            check_name(name, self.start.given.root)
         if self.config.model.network is not None:
             self._drop_mlp_settings()
         if self.command != "fit":
@@ -179,7 +173,7 @@ class Command(LightningCLI):
 
     def _name_ignored_settings(self) -> None:
         """Prints which settings of the model differ from those of the checkpoint, which decides."""
-        given = {name.split(".")[1] for name in self.start.given.last if name.startswith("model.")}
+        given = {name.split(".")[1] for name, *_ in self.start.given.options if name.startswith("model.")}
         saved = self.start.checkpoint.get("hyper_parameters", {})
         for name in sorted(given & saved.keys() - {"network", "optimizer", "weights"}):
             value = self.config.model[name]

@@ -72,7 +72,7 @@ def test(start: Start, settings: Namespace, trainer: Trainer, data: FashionMNIST
     written: list[str] = []
     try:  # before anything is printed: whoever reads the screen may leave early, as ``head`` does
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder = output or (claim_ensemble(start.root) if start.others else results_folder(start.path))
+            folder = output or (claim_ensemble(start.given.root) if start.others else results_folder(start.path))
             written = _write(folder, metrics, evaluator, found, data, start, rows)
     except OSError as failure:
         error = failure

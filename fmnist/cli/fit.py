@@ -92,18 +92,14 @@ def fit(
 
 def _name_next(start: Start, best: Path) -> str:
     """Returns the command that tests a run, with the code that it names."""
-    text, newest = start.given.text, start.root == Path() and newest_run(Path()) == run_folder(best)
+    text, newest = start.given.text, start.given.root == Path() and newest_run(Path()) == run_folder(best)
     named = ((option, text.get(option, "")) for option in ("model.network", "data.source", "data.source.transform"))
     code = [word for option, name in named if "." in name.removeprefix("fmnist.") for word in (f"--{option}", name)]
     return shlex.join(["fmnist", "test", *([] if newest else ["--ckpt_path", str(best)]), *code])
 
 
 class PrintSummary(Callback):
-    """Prints network, data and folder of a run at its start.
-
-    Args:
-        saved: What the checkpoint to continue says of its data; empty for a new run.
-    """
+    """Prints network, data and folder of a run at its start; ``saved`` is what the run to continue says of its data."""
 
     def __init__(self, saved: dict[str, Any]) -> None:
         self.saved = saved

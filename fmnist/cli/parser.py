@@ -209,14 +209,7 @@ def _is_shown(name: str, command: str) -> bool:
 
 
 def make_data_parser(command: str, description: str, example: str, operands: str = "") -> Parser:
-    """Makes the parser of a command that has settings of the data only, and accepts any configuration.
-
-    Args:
-        command: The command.
-        description: One line that says what it does.
-        example: A command, shown at the end of its help.
-        operands: What it takes besides options.
-    """
+    """Makes the parser of a command that has settings of the data only, and accepts any configuration."""
     parser = Parser(command=command, **help_texts(command, description, example, operands))
     parser.add_argument("-c", "--config", action=Config, help="Configuration file; only its data part counts.")
     parser.add_class_arguments(FashionMNISTDataModule, "data")
@@ -269,11 +262,7 @@ def _as_text(value: Any) -> str:
 
 
 def as_typed(value: Any) -> Any:
-    """Writes settings that are Lightning's own defaults as one would type them: Timer has an enum, averaging a device.
-
-    Args:
-        value: What has been parsed; neither could be saved or validated again.
-    """
+    """Writes Lightning's own defaults as one would type them: the enum of Timer, a device; neither could be saved."""
     if isinstance(value, Namespace):
         return Namespace(**{key: as_typed(item) for key, item in vars(value).items()})  # type: ignore[no-untyped-call]
     if isinstance(value, list):

@@ -41,12 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(description: str, argv: list[str]) -> None:
-    """Classifies pictures. Importing Lightning would take longer than classifying a thousand.
-
-    Args:
-        description: What the command does.
-        argv: Its arguments, among them ``--images``.
-    """
+    """Classifies pictures, without Lightning, whose import would take longer than classifying a thousand."""
     parser = PlainParser("predict", description, EXAMPLE)
     add_arguments(parser)
     add_checkpoint_arguments(parser)

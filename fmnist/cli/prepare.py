@@ -23,18 +23,13 @@ def run(description: str, argv: list[str]) -> None:
     """Runs ``prepare``, with its one-line description and its arguments."""
     quiet()
     parser = make_data_parser("prepare", description, EXAMPLE)
-    parser.add_function_arguments(prepare, skip={"data"})
+    parser.add_argument("--show", type=str, help="Draw training images of every class into this PNG file.")
     made = parser.instantiate(parser.parse_given(look(argv)))
     prepare(made.data, made.show)
 
 
 def prepare(data: FashionMNISTDataModule, show: str | None = None) -> None:
-    """What to print.
-
-    Args:
-        data: What to prepare.
-        show: Draw some training images of every class, with its name, into this PNG file.
-    """
+    """Prints what is in the data; ``show`` is a PNG file to draw some training images of every class into."""
     data.prepare_data()
     data.setup()
     assert data.train_set is not None

@@ -76,11 +76,6 @@ class Given:
         return {name: value for name, value, _ in self.options if isinstance(value, str) and value not in ("", "null")}
 
     @property
-    def last(self) -> dict[str, Any]:
-        """The last value given for each option; text of digits is a number."""
-        return {name: int(value) if str(value).isdecimal() else value for name, value, _ in self.options}
-
-    @property
     def root(self) -> Path:
         """Folder that holds ``lightning_logs``."""
         text = self.text
@@ -115,11 +110,6 @@ class Start:
     planned: dict[str, Any] | None = None
     network: NetworkFactory | None = None
     others: tuple[Member, ...] = ()
-
-    @property
-    def root(self) -> Path:
-        """Folder that holds ``lightning_logs``."""
-        return self.given.root
 
     @property
     def members(self) -> list[Member]:

@@ -154,10 +154,11 @@ def _decode(
     broken: dict[int, str] = {}
 
     def one(index: int, picture: Picture) -> None:
-        content = picture.file if picture.content is None else io.BytesIO(picture.content)
+        file = picture.file if picture.content is None else io.BytesIO(picture.content)
         try:
-            images[index] = read_picture(content, transform, *how).image
-            digests[index] = _digest(picture)
+            images[index] = read_picture(file, transform, *how).image
+            content = Path(picture.file).read_bytes() if picture.content is None else picture.content
+            digests[index] = digest_content(content)
         except PictureError as error:
             broken[index] = f"{picture.place} {error}"
 
@@ -182,9 +183,3 @@ def _describe(broken: list[str], total: int, skip_broken: bool) -> str:
         f"read with --data.source.skip_broken true",
     )
     return f"{len(broken):,} of {total:,} pictures cannot be read and are left out: {some}"
-
-
-def _digest(picture: Picture) -> int:
-    """Returns a number for the content of a picture."""
-    content = Path(picture.file).read_bytes() if picture.content is None else picture.content
-    return digest_content(content)

@@ -182,9 +182,7 @@ class FashionMNISTDataModule(LightningDataModule):
         """Loads the test images in order."""
         return self._loader(self.test_set)
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Loads the test images in order."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def _loader(self, images: Images | None, train: bool = False) -> DataLoader[Batch]:
         assert images is not None, "setup() comes before the loaders"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +101,7 @@ def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_work
         _Batches(images),
         batch_size=batch_size,
         sampler=sampler,
-        collate_fn=_identity,
+        collate_fn=tuple,  # __getitems__ has made a batch already
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -111,14 +110,7 @@ def make_loader(images: Images, batch_size: int, sampler: Sampler[int], num_work
 
 
 def check_single_images(network: nn.Module, images: Images | None, batch_size: int, world_size: int) -> None:
-    """Raises a ``UserError`` if a network would be trained on single images, and cannot be.
-
-    Args:
-        network: The network.
-        images: The training images.
-        batch_size: Images in a batch, across all devices.
-        world_size: Number of devices.
-    """
+    """Raises a ``UserError`` if training would be on single images, which this network cannot take."""
     if not images or min(batch_size, len(images)) // world_size > 1:
         return
     try:
@@ -171,7 +163,3 @@ class _Batches(Dataset[Batch]):
         rows, images = torch.tensor(indices), self.images.images
         found = images[rows] if isinstance(images, Rows) else images.index_select(0, rows)
         return found, self.images.labels.index_select(0, rows)
-
-
-def _identity(batch: Any) -> Any:
-    return batch

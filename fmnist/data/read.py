@@ -156,11 +156,7 @@ def find_in_folder(folder: Path) -> list[str]:
 
 
 def find_matches(path: Path) -> list[str]:
-    """Lists the files that match a pattern, each once, sorted; folders at its beginning that exist are taken as named.
-
-    Args:
-        path: The pattern, in which ``**`` stands for any folders.
-    """
+    """Lists the files that match a pattern, each once, sorted; folders at its beginning are taken as named."""
     top = next(folder for folder in (path, *path.parents) if folder.exists())
     pattern = Path(glob.escape(str(top))) / path.relative_to(top)
     found = [name for name in glob.glob(str(pattern), recursive=True) if not Path(name).is_dir()]  # noqa: PTH207

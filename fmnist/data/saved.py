@@ -94,10 +94,8 @@ def read_data_settings(saved: Any, path: Path, trusted: Mapping[str, str]) -> di
         raise UntrustedCodeError(path, missing)
     class_path = f"fmnist.{source['name']}" if known else chosen
     made = import_code(SOURCES[source["name"]] if known else chosen)
-    return {
-        **defaults,
-        "data.source": {"class_path": class_path, "init_args": _read_source(source, made, path, trusted)},
-    }
+    chosen_source = {"class_path": class_path, "init_args": _read_source(source, made, path, trusted)}
+    return {**defaults, "data.source": chosen_source}
 
 
 def _is_same(chosen: str, saved: str) -> bool:

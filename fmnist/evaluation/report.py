@@ -69,7 +69,7 @@ def write_report(
         mistakes=_mistakes(metrics, model, output.probabilities, images, labels, paths),
         typicality=_typicality(metrics, output.typicality, images, labels, paths),
         layers=_layers(model.network),
-        curves=_picture(draw_curves, rows, harder=harder) if rows else None,
+        curves=_picture(draw_curves, rows, format="svg", harder=harder) if rows else None,
         risk=_picture(draw_risk_coverage, *risk_coverage(output.probabilities, labels)[:2]),
         reliability=_picture(draw_reliability, _panels(output, labels, metrics["temperature"])),
         commands=[*_commands([one["checkpoint"] for one in metrics.get("members", [metrics])], run)],
@@ -219,7 +219,7 @@ def embed_pixels(pixels: Tensor) -> str:
 
 def _picture(draw: Any, *what: Any, **options: Any) -> str:
     content = io.BytesIO()
-    draw(*what, content, "svg", **options)
+    draw(*what, content, **options)
     return _data_uri(content.getvalue(), "svg+xml")
 
 

@@ -108,14 +108,8 @@ def score_classes(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, 
         ``precision``, ``recall`` and ``f1``, float (C,), 0 where they are undefined; ``support``, the
         samples of each class, int64 (C,); ``confusion_matrix``, int64 (C, C), a row per actual class.
     """
-    measured = {
-        name: measure(predicted, labels, classes, average="none")
-        for name, measure in (
-            ("precision", multiclass_precision),
-            ("recall", multiclass_recall),
-            ("f1", multiclass_f1_score),
-        )
-    }
+    measures = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
+    measured = {name: measure(predicted, labels, classes, average="none") for name, measure in measures.items()}
     matrix = multiclass_confusion_matrix(predicted, labels, classes)
     return {**measured, "support": matrix.sum(1), "confusion_matrix": matrix}
 

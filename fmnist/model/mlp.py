@@ -92,6 +92,6 @@ class MLP(nn.Sequential):
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(widths[-1], num_classes))
-        # Named "0", "flatten", "1", "2", ...: checkpoints from before Flatten was a layer still load.
+        # Named "0", "flatten", "1", "2", ...: the numbers are those of the plain nn.Sequential in the README.
         first = {"0": PixelNormalization(mean, std), "flatten": nn.Flatten()}
         super().__init__(OrderedDict(first | {str(number): layer for number, layer in enumerate(layers, 1)}))

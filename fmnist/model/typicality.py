@@ -88,22 +88,15 @@ class Typicality(nn.Module):
             features: What the last layer was given, float (B, D).
             logits: float (B, num_classes).
         """
-        scores = self.score(images, features, logits)
+        terms = self.stack(self.distance("pixels", _flatten(images)), features, logits)
+        scores = self.add_up(terms)  # the higher, the less typical
         if torch.compiler.is_exporting():  # ONNX has no search; comparing with every level takes longer
             return (scores[:, None] < self.levels).float().mean(1)
         return 1 - torch.searchsorted(self.levels, scores, right=True) / len(self.levels)
 
-    def score(self, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Returns the sum of the distances, float (B,): the higher, the less typical."""
-        return self.add_up(self.terms(images, features, logits))
-
     def add_up(self, terms: Tensor) -> Tensor:
         """Returns the sum of distances, float (B, 3), each in units of what validation images have, float (B,)."""
         return F.softplus(SHARPNESS * (terms - self.centre) / self.spread).sum(1)
-
-    def terms(self, images: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Returns the distances, float (B, 3)."""
-        return self.stack(self.distance("pixels", _flatten(images)), features, logits)
 
     def stack(self, pixels: Tensor, features: Tensor, logits: Tensor) -> Tensor:
         """Returns the distances, float (B, 3), where those of the pixels are known, float (B,)."""
@@ -119,14 +112,10 @@ class Typicality(nn.Module):
 
 
 class TypicalityFitter:
-    """Fits a ``Typicality`` to validation images, epoch after epoch; to their pixels only once.
+    """Fits a ``Typicality`` to validation images, epoch after epoch; to their pixels only once."""
 
-    Args:
-        available: Whether the network has features for it.
-    """
-
-    def __init__(self, available: bool = True) -> None:
-        self.available = available
+    def __init__(self) -> None:
+        self.available = True  # whether the network has features for it
         self.state: State = {}
         self.images: Tensor | None = None
         self.pixels: State = {}

@@ -19,7 +19,6 @@ from fmnist.limits import check_size
 from fmnist.model.ensemble import Ensemble
 from fmnist.model.mlp import MLP
 from fmnist.model.network import (
-    IMAGE_SHAPE,
     NETWORKS,
     NetworkFactory,
     build_network,
@@ -36,7 +35,7 @@ from fmnist.runs.tensor_file import SUFFIX, read_tensor_file
 Checkpoint = dict[str, Any]
 Member = tuple[Path, Checkpoint]  # of an ensemble: where its checkpoint was read, and the content
 DATA = "FashionMNISTDataModule"  # the state of the data module, by the name of its class
-REQUIRED = {"class_names", "lr_schedule", "mean", "std"}  # settings in each checkpoint of this project
+REQUIRED = {"class_names", "image_shape", "lr_schedule", "mean", "std"}  # settings in each checkpoint of this project
 
 
 def data_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -94,7 +93,6 @@ def read_values(path: Path) -> Checkpoint:
     with _one_line(path):
         check_size(checkpoint["hyper_parameters"])
         settings = json.loads(json.dumps(checkpoint["hyper_parameters"]))  # plain values, or an error
-        settings.setdefault("image_shape", list(IMAGE_SHAPE))  # of a version that knew no other
         known = settings.keys() >= REQUIRED and isinstance(checkpoint["epoch"], int) and checkpoint["epoch"] >= 0
         if known:
             _check_settings(settings)
@@ -228,9 +226,6 @@ def _check_parts(checkpoint: Checkpoint) -> None:
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
     """Refuses what cannot be a weight in a checkpoint.
-
-    Args:
-        tensors: By name.
 
     Raises:
         ValueError: One of them is something else, sparse, of a rare type, or larger than it is stored.

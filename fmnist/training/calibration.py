@@ -170,7 +170,7 @@ class CalibratedModule(Evaluator):
             UserError: The checkpoint has other classes, or images of another shape.
         """
         saved = checkpoint["hyper_parameters"]
-        self.check_data(saved["class_names"], saved.get("image_shape", FashionMNIST.image_shape), "the checkpoint has")
+        self.check_data(saved["class_names"], saved["image_shape"], "the checkpoint has")
         self._normalize({name: saved[name] for name in ("mean", "std") if saved[name] is not None})
         self.conversion = checkpoint["conversion"]
         self.typicality.state = checkpoint.get("typicality", {})

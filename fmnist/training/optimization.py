@@ -44,12 +44,6 @@ class ProgressLR(LambdaLR):
 
     A ``LambdaLR`` counts only steps, and an epoch can have more or fewer of them when a run is continued.
 
-    Args:
-        optimizer: The optimizer.
-        trainer: It trains with the optimizer.
-        schedule: Course of the learning rate after the warm-up.
-        warmup_ratio: Share of all steps in which the learning rate rises linearly, in [0, 1].
-
     Raises:
         UserError: The training has no end.
     """

@@ -18,15 +18,7 @@ from fmnist.training.history import History, name_epoch
 
 
 def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callback]]:
-    """Returns what a trainer of the command line has besides its settings.
-
-    Args:
-        config: The settings.
-        fits: Whether it will train.
-
-    Returns:
-        Arguments that replace the settings, and callbacks that join theirs.
-    """
+    """Returns arguments that replace a trainer's settings, and callbacks that join theirs; ``fits``: it will train."""
     check(not config.barebones, "trainer.barebones would leave neither metrics nor a checkpoint: leave it out")
     callbacks: list[Callback] = [History()] if fits else []
     if fits and config.enable_checkpointing is not False:
@@ -46,14 +38,7 @@ def complete(config: Namespace, fits: bool) -> tuple[dict[str, Any], list[Callba
 
 
 def settle_precision(config: Namespace) -> str | None:
-    """Sets float32 where the device would emulate bfloat16, which is many times slower.
-
-    Args:
-        config: Settings of a trainer.
-
-    Returns:
-        What the user should know of the precision, if anything.
-    """
+    """Sets float32 where bfloat16 would be emulated, many times slower; returns a note for the user, if any."""
     precision, device = str(config.precision), find_device(config.accelerator)
     if precision == "bf16-true":
         return "warning: bf16-true rounds the weights themselves to 3 digits: bf16-mixed is more accurate"

@@ -44,10 +44,7 @@ class PictureSource(Source):
     ) -> None:
         sides = image_size if isinstance(image_size, list) else [image_size, image_size]
         right = len(sides) == 2 and all(1 <= side <= WORKING_SIDE for side in sides)
-        check(
-            right,
-            f"data.source: image_size is {image_size}: give 1 to {WORKING_SIDE}, or [height, width]",
-        )
+        check(right, f"data.source: image_size is {image_size}: give 1 to {WORKING_SIDE}, or [height, width]")
         what = "data.source: the conversion distance makes grey images: give resize or crop, or leave out color"
         check(not color or conversion != "distance", what)
         check(test_size >= 0, f"data.source: test_size is {test_size}: it must be at least 0")
