@@ -231,7 +231,7 @@ MISTAKES = {
     "last.ckpt is missing: train fold 3/3 again": lambda f: (run_of(f, 3) / "checkpoints/last.ckpt").unlink(),
     "in data.split_seed: folds must differ only in data.fold": lambda f: change(run_of(f, 2), split_seed=1),
     "in trainer.max_epochs: folds must differ": lambda f: change(run_of(f, 2), "trainer", max_epochs=7),
-    "has fold 2/4, folds/trial_001": lambda folds: change(run_of(folds, 2), fold="2/4"),
+    "has fold 2/4, but folds/trial_001": lambda folds: change(run_of(folds, 2), fold="2/4"),
     "data.fold is x: write 2/5": lambda folds: change(run_of(folds, 1), fold="x"),
     "the data has changed since the training": relabel,
     "cannot be read (it holds no settings)": lambda folds: (run_of(folds, 2) / "config.yaml").write_text("1"),

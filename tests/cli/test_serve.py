@@ -454,7 +454,7 @@ def test_connections_without_a_request_fill_neither_memory_nor_log(workdir, pict
     wait_for(lambda: served.ask(pictures[0])[0] == 200)
     served.process.send_signal(signal.SIGTERM)
     _, err = served.process.communicate(timeout=60)
-    assert err.startswith("warning: other machines can reach this server, without a token; set one with --token\n")
+    assert err.startswith("warning: other machines can reach this server without a token; set one with --token\n")
     assert "out of system resource" in err
     assert len(err) < 10_000
 

@@ -503,7 +503,7 @@ def test_callbacks_find_the_network_when_they_are_set_up(fit):
 
 
 def test_averages_that_no_checkpoint_would_have_are_refused(fit):
-    with pytest.raises(UserError, match="take EMAWeightAveraging"):
+    with pytest.raises(UserError, match="use EMAWeightAveraging"):
         fit(ImageClassifier(hidden_dims=[8]), callbacks=[StochasticWeightAveraging(0.05)])
     with pytest.raises(
         UserError, match="EMAWeightAveraging would never start averaging: the run has 8 steps in 1 epochs"
