@@ -121,8 +121,9 @@ class ImageClassifier(CalibratedModule):
         """Collects logits and labels, and what typicality is fitted to; see ``on_validation_epoch_end``."""
         with torch.autocast(self.device.type, enabled=False):  # in float32, whatever training computes in
             logits, features = forward_with_features(self, batch[0])  # features: the inputs of the last layer
+            small = shrink(batch[0])
         self.val_outputs.update(logits, batch[1])
-        self.val_inputs.update(shrink(batch[0]), features if self.typicality.available else None)
+        self.val_inputs.update(small, features if self.typicality.available else None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer and its schedule."""

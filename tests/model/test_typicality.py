@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from fmnist import FashionMNIST, FashionMNISTDataModule, load
+from fmnist import FashionMNIST, FashionMNISTDataModule, ImageClassifier, load
 from fmnist.model.typicality import ENOUGH, TypicalityFitter, forward_with_features, shrink
 from tests.conftest import EMA, RECIPE, ROOT
 
@@ -28,6 +28,18 @@ def trained(tested):
 @pytest.fixture(scope="module")
 def images(real_root):
     return FashionMNIST(real_root).load(train=False)[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 40, 40), (3, 32, 20)])
+def test_it_is_fitted_in_float32_whatever_training_computes_in(shape):
+    model = ImageClassifier(hidden_dims=[8], image_shape=shape)
+    model.use_pixel_statistics(0.3, 0.3)
+    images = torch.randint(0, 256, (300, *shape), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.validation_step((images, torch.zeros(300, dtype=torch.long)), 0)
+    (logits, _), (small, features) = model.val_outputs.compute(), model.val_inputs.compute()
+    state = model.typicality.fit(small, features, logits)
+    assert {value.dtype for value in state.values()} == {torch.float32}
 
 
 class StopAfterOne(Callback):
