@@ -166,7 +166,7 @@ def shrink(images: Tensor) -> Tensor:
 
 def _averages(size: int) -> Tensor:
     """Returns the share of each pixel of a row in 28 equal parts of it, float (28, size)."""
-    edges, pixels = torch.arange(SIDE + 1) * (size / SIDE), torch.arange(size)
+    edges, pixels = torch.arange(SIDE + 1, dtype=torch.float32) * (size / SIDE), torch.arange(size)
     overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
     return overlap.clamp_min(0) * (SIDE / size)
 

@@ -42,6 +42,16 @@ def test_it_is_fitted_in_float32_whatever_training_computes_in(shape):
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
+def test_pictures_are_reduced_alike_whatever_the_type_of_new_tensors_is():
+    images = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+    expected = shrink(images)
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does for bf16-true
+    try:
+        assert torch.equal(shrink(images), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 class StopAfterOne(Callback):
     """Ends a training after its first epoch, as a time limit does."""
 
