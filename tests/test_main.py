@@ -62,6 +62,17 @@ def test_the_settings_of_a_class_are_listed(cli, argv, parts):
     )
 
 
+def test_settings_of_other_classes_are_shown_whatever_their_names_are(cli, workplace, monkeypatch):
+    (workplace / "settled.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Linear):\n"
+        "    def __init__(self, num_classes: int, params: int = 3):\n        super().__init__(784, num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(workplace)
+    code, out, err = cli("fit", "--model.network.help", "settled.Net")
+    assert (code, err) == (0, "")
+    assert "--model.network.params" in out
+
+
 def printed(cli, *words):
     code, out, err = cli("fit", *words, "--print_config")
     assert (code, err) == (0, "")

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import textwrap
 from enum import Enum
 from typing import Any, NoReturn
@@ -78,6 +79,7 @@ BATCHES = (
     *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
     *("overfit_batches", "val_check_interval"),
 )
+OF_TORCH = re.compile(r"--model\.optimizer\.(params|.*\.help)")  # what is optimized; learning rates can be tensors
 FILES = (".yaml", ".yml", ".json")
 ALWAYS = {"c", "config", "h", "help", "print_config", "ckpt_path", "model.class_names", "model.image_shape"}
 
@@ -94,8 +96,9 @@ class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
     def add_argument(self, action: argparse.Action) -> None:
         """Adds an option, if the command's help has it."""
-        of_torch = action.dest.endswith((".help", ".params"))  # tensors as learning rates, and what is optimized
-        if not _is_shown(action.dest, self.command) if self.command else of_torch:
+        if self.command and not _is_shown(action.dest, self.command):
+            return
+        if OF_TORCH.fullmatch(next(iter(action.option_strings), "")):
             return
         action.help = (HELP.get(action.dest) or action.help or "").replace("``", "'")
         if action.metavar is None and not action.choices and action.nargs != 0:
