@@ -93,8 +93,8 @@ def find_folds(folder: Path) -> list[Path]:
     count, found = read_fold(str(wanted["data"]["fold"]))[1], dict[int, Path]()
     for path, other in settings.items():
         number, same = read_fold(fold := str(other["data"]["fold"]))
-        other_count = f"{path} has fold {fold}, but {first} is one of {count} folds"
-        check(same == count, f"{other_count}: keep runs of one number of folds in {folder}")
+        what = f"{path} has fold {fold}, but {first} is one of {count} folds"
+        check(same == count, f"{what}: keep runs of one number of folds in {folder}")
         differing = _find_difference(wanted, other)
         check(not differing, f"{path} differs from {first} in {differing}: folds must differ only in data.fold")
         check(number not in found, f"fold {fold} is there twice, {found.get(number)} and {path}: keep one in {folder}")
