@@ -383,10 +383,11 @@ def test_a_sweep_from_the_first_trial_to_the_last_word(write, tmp_path, cli):
 @pytest.mark.signals
 def test_a_sweep_that_is_stopped_stops_its_run(write, tmp_path, few, name):
     path = write(search={"seed_everything": [0]})
-    with start("sweep", path, *source(few), "--trainer.max_epochs=100000", cwd=tmp_path) as sweep:
+    options = (*source(few), "--data.val_size=500", "--trainer.max_epochs=100000")
+    with start("sweep", path, *options, cwd=tmp_path) as sweep:
         children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children")
         trial = tmp_path / "lightning_logs/tiny/trial_000"
-        while not (trial / "lightning_logs").exists():
+        while not [*trial.rglob("last.ckpt")]:
             assert sweep.poll() is None
             time.sleep(0.05)
         (run,) = children.read_text().split()
