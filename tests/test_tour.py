@@ -37,7 +37,7 @@ def shorten(names):
         data = Batches(names["train_set"].images, names["train_set"].labels)
         names.update(Batches=Batches, make_loader=make_loader)
     if "make_trainer" in names and not isinstance(names["make_trainer"], partial):
-        names["make_trainer"] = partial(names["make_trainer"], limit_train_batches=375)
+        names["make_trainer"] = partial(names["make_trainer"], limit_train_batches=150)
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")

@@ -12,6 +12,7 @@ from fmnist.cli.console import name_device, say
 from fmnist.cli.predict import check_output_option, print_written
 from fmnist.cli.resolve import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
+from fmnist.data.problems import find_problems
 from fmnist.errors import UserError, check
 from fmnist.evaluation.results import class_table, headline, measure, member_table, origin, summarize
 from fmnist.evaluation.scores import score
@@ -116,7 +117,7 @@ def _evaluate(stage: str, trainer: Trainer, evaluator: Evaluator, data: FashionM
 
 def _print_leakage(start: Start, data: FashionMNISTDataModule, *stages: str) -> None:
     saved = data_state(start.checkpoint)
-    for line in dict.fromkeys(line for stage in stages for line in data.compare_split(saved, stage)):
+    for line in dict.fromkeys(line for stage in stages for line in find_problems(data, saved, stage)):
         say(line)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from fmnist.cli.console import name_device, say
 from fmnist.cli.resolve import Start
 from fmnist.data.datamodule import FashionMNISTDataModule
-from fmnist.data.problems import check_batch_size
+from fmnist.data.problems import check_batch_size, find_problems
 from fmnist.errors import UserError, check
 from fmnist.model.calibration import FEW
 from fmnist.model.mlp import MLP
@@ -125,7 +125,7 @@ class PrintSummary(Callback):
         say(f"data: {parts} of {type(data.source).__name__}, split {data.split_digest}")
         if best and best.dirpath:
             say(f"run:  {Path(str(best.dirpath)).parent}")
-        for line in data.compare_split(self.saved, "fit"):
+        for line in find_problems(data, self.saved, "fit"):
             say(line)
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from fmnist.data.augment import random_flip, random_shift
 from fmnist.data.images import Batch, Images, Rows, check_single_images, make_loader
-from fmnist.data.problems import check_batch_size, check_settings, find_problems
+from fmnist.data.problems import check_batch_size, check_settings
 from fmnist.data.sampler import EpochSampler
 from fmnist.data.saved import describe_data
 from fmnist.data.sources.fashion_mnist import FashionMNIST
@@ -67,7 +67,7 @@ class FashionMNISTDataModule(LightningDataModule):
         self.fold = fold
         self.seed = 0
         self.epoch = 0
-        self.split_digest = ""  # in checkpoints, to notice when the split is another one: see compare_split
+        self.split_digest = ""  # in checkpoints, to notice when the split is another one
         self.held_out: Tensor | None = None  # indices of the validation images in the source's training part
         self.train_set: Images | None = None
         self.val_set: Images | None = None
@@ -164,11 +164,6 @@ class FashionMNISTDataModule(LightningDataModule):
         by_content, part = self.source.by_content, self.fold or self.val_size
         train, self.held_out = hold_out(whole.images, whole.labels, whole.digests, by_content, part, self.split_seed)
         return whole.select(train), whole.select(self.held_out)
-
-    def compare_split(self, saved: dict[str, Any], stage: str) -> list[str]:
-        """Returns a line for each reason not to trust a network's results on this data; see ``find_problems``."""
-        images = self.test_set if stage == "test" else self.val_set
-        return find_problems(saved, stage, self.split_digest, images, self.class_names)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Loads the training images in a new order in each epoch."""

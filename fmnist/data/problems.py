@@ -30,27 +30,24 @@ def check_batch_size(batch_size: int, world_size: int) -> None:
     check(batch_size % world_size == 0, f"{what}: give --data.batch_size {near}")
 
 
-def find_problems(
-    saved: dict[str, Any], stage: str, split: str, images: Images | None, class_names: Sequence[str]
-) -> list[str]:
-    """Returns a line for each reason not to trust the figures of a network on some data.
+def find_problems(data: Any, saved: dict[str, Any], stage: str) -> list[str]:
+    """Returns a line for each reason not to trust the figures of a network on the images of a data module.
 
     Args:
+        data: Data module on whose validation or test images the network is evaluated.
         saved: State of the data module in its training: ``split`` and ``trained_on``; empty for a new training.
         stage: ``test``, ``validate`` or ``fit``.
-        split: Digest of the split now; empty if nothing has been split.
-        images: Those that the network is evaluated on.
-        class_names: Name of each class.
     """
+    images: Images | None = data.test_set if stage == "test" else data.val_set
     lines = []
     before, seen = saved.get("split"), saved.get("trained_on")
-    if before and split and before != split:
-        lines.append(f"note: the split of the data is {split}, in the training it was {before}")
+    if before and data.split_digest and before != data.split_digest:
+        lines.append(f"note: the split of the data is {data.split_digest}, in the training it was {before}")
     digests = images.digests if images else None
     if isinstance(seen, Tensor) and digests is not None and (count := int(torch.isin(digests, seen).sum())):
         part = "test" if stage == "test" else "validation"
         lines.append(f"warning: {count:,} of {len(digests):,} {part} images were in the training set: too optimistic")
-    return lines + find_small_classes(images.labels, class_names) if images and stage == "fit" else lines
+    return lines + find_small_classes(images.labels, data.class_names) if images and stage == "fit" else lines
 
 
 def find_small_classes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
