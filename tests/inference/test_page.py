@@ -369,10 +369,11 @@ def test_older_browsers_have_no_offscreen_canvas(opened, files):
     is_shown(page)
 
 
-def test_what_is_dragged_from_another_page_is_named(opened):
+@pytest.mark.parametrize("event", ['DragEvent("drop", { dataTransfer', 'ClipboardEvent("paste", { clipboardData'])
+def test_an_address_that_is_dropped_or_pasted_is_named(opened, event):
     page = opened()
-    page.evaluate("""() => { const data = new DataTransfer(); data.setData("text/uri-list", "https://example.org/a.jpg");
-document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })); }""")
+    page.evaluate(f"""() => {{ const data = new DataTransfer(); data.setData("text/uri-list", "https://example.org/a.jpg");
+document.body.dispatchEvent(new {event}: data, bubbles: true, cancelable: true }})); }}""")
     assert "save the picture first" in state(page)[2]
 
 
