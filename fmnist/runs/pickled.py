@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fmnist.limits import walk
 
-MAX_PICKLE = 4_000_000  # bytes: 3,000 weights and their optimizer need half
+MAX_PICKLE = 2_000_000  # bytes: 3,000 weights and two numbers of Adam for each of theirs need half
+MAX_OPERATIONS = 300_000  # 3,000 weights and their momentum need 244,000
 MAX_VALUES = 100_000  # in the result, each counted as often as it is reached
 MAX_AXES, MAX_VERSIONS = 64, 100  # of a tensor, as in torch; sets of weights with the versions of their modules
 
@@ -82,6 +83,19 @@ class _Storage:
     dtype: torch.dtype
 
 
+class _Operations(io.BytesIO):
+    """A pickle that can be read until it has had too many operations, each of which is a read of one byte."""
+
+    left = MAX_OPERATIONS
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Reads bytes, as of any file."""
+        self.left -= size == 1
+        if self.left < 0:
+            raise ValueError("it has too many values")
+        return super().read(size)
+
+
 # The one in C has no table of operations, and allocates memory for what a file claims
 class _Unpickler(pickle._Unpickler):
     """Python's unpickler with fewer operations; for arguments see ``read_pickle``."""
@@ -90,7 +104,7 @@ class _Unpickler(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, content: bytes, load: Callable[[str], Tensor]) -> None:
-        super().__init__(io.BytesIO(content))
+        super().__init__(_Operations(content))
         self.load_content = load
         self.contents: dict[str, Tensor] = {}
         self.versions: list[Any] = []
