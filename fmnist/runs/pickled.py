@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fmnist.limits import walk
 
-MAX_PICKLE = 2_000_000  # bytes: 3,000 weights and two numbers of Adam for each of theirs need half
+MAX_PICKLE = 4_000_000  # bytes: 3,000 weights and their momentum need a seventh
 MAX_OPERATIONS = 300_000  # 3,000 weights and their momentum need 244,000
 MAX_VALUES = 100_000  # in the result, each counted as often as it is reached
 MAX_AXES, MAX_VERSIONS = 64, 100  # of a tensor, as in torch; sets of weights with the versions of their modules
@@ -84,12 +84,12 @@ class _Storage:
 
 
 class _Operations(io.BytesIO):
-    """A pickle that can be read until it has had too many operations, each of which is a read of one byte."""
+    """The bytes of a pickle; raises once too many operations have been read, each of which begins with one byte."""
 
     left = MAX_OPERATIONS
 
     def read(self, size: int | None = -1) -> bytes:
-        """Reads bytes, as of any file."""
+        """Reads bytes, and counts reads of one."""
         self.left -= size == 1
         if self.left < 0:
             raise ValueError("it has too many values")

@@ -142,9 +142,10 @@ HARMS = {
     "a gigabyte of nothing": lambda: saved(callbacks=Call(bytearray, 10**9)),
     "an operation of another protocol": lambda: raw(b"\x80\x05\x96" + (10**9).to_bytes(8, "little") + b"."),
     "text by a function": lambda: saved(callbacks=b"x" * 10),
-    "many values": lambda: saved(callbacks=[[n] for n in range(150_000)]),
+    "many values": lambda: saved(callbacks=[[n] for n in range(200_000)]),
     "a pickle of 5 MB": lambda: saved(callbacks="x" * 5_000_000),
-    "many lists in few bytes": lambda: raw(b"\x80\x02(" + b"]" * 1_900_000 + b"t."),
+    "many marks in few bytes": lambda: raw(b"\x80\x02" + b"(" * 3_900_000 + b"t."),
+    "many lists in few bytes": lambda: raw(b"\x80\x02(" + b"]" * 3_900_000 + b"t."),
     # archives that torch does not write
     "something behind the end": lambda: Path("bad.ckpt").write_bytes(SAVED + b"x"),
     "a comment": lambda: Path("bad.ckpt").write_bytes(SAVED[:-2] + b"\5\0hello"),
